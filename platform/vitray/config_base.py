@@ -1,0 +1,74 @@
+"""The base of every config section: frozen, no unknown keys, errors a person can act on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vitray.errors import ConfigError, nearest
+
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)  # not a public name, but a public fact
+
+
+class _Friendly(ModelMetaclass):
+    """Turns pydantic's report of a whole object into one ConfigError, whoever constructs it."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except ValidationError as error:
+            raise _explain(error, cls) from None
+
+
+class Section(BaseModel, metaclass=_Friendly):
+    """A frozen group of config keys. Construction raises :class:`ConfigError` (a ``ValueError``)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+def section_at(cls: Any, path: tuple[str | int, ...]) -> type[Section] | None:
+    """The config class found by following field names from ``cls``; None where the path leaves the sections."""
+    for name in path:
+        field = cls.model_fields.get(name) if isinstance(cls, type) and issubclass(cls, Section) else None
+        if field is None:
+            return None
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        cls = next((c for c in options if isinstance(c, type) and issubclass(c, Section)), None)
+    return cls if isinstance(cls, type) and issubclass(cls, Section) else None
+
+
+def _key_path(cls: Any, loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """The part of pydantic's location that a user wrote: what follows a plain value names union members."""
+    for depth in range(len(loc)):
+        if section_at(cls, loc[:depth]) is None:
+            return loc[:depth]
+    return loc
+
+
+def _explain(error: ValidationError, cls: Any) -> ConfigError:
+    """One ConfigError for the first thing wrong; the number of others is mentioned."""
+    errors = error.errors(include_url=False)
+    first = errors[0]
+    loc = _key_path(cls, first["loc"])
+    where = ".".join(str(part) for part in loc) or None
+    remedy = None
+    if first["type"] == "extra_forbidden":
+        owner = section_at(cls, loc[:-1])
+        what = f"unknown key {loc[-1]!r}"
+        remedy = nearest(str(loc[-1]), owner.model_fields if owner else ())
+    elif first["type"] == "missing":
+        what, remedy = "is required and not set", f"set {where} in the config file or as an override"
+    else:
+        what = first["msg"].removeprefix("Value error, ")
+        what = what[0].lower() + what[1:]
+        if first["type"] != "value_error":
+            what += f", got {first['input']!r}"
+    if len(errors) > 1:
+        others = {".".join(map(str, _key_path(cls, e["loc"]))) for e in errors[1:]} - {where}
+        what += f" (also wrong: {', '.join(sorted(others))})" if others else ""
+    return ConfigError(what, where=where, remedy=remedy)
