@@ -34,7 +34,7 @@ class Section(BaseModel, metaclass=_Friendly):
 def section_at(cls: Any, path: tuple[str | int, ...]) -> type[Section] | None:
     """The config class found by following field names from ``cls``; None where the path leaves the sections."""
     for name in path:
-        field = cls.model_fields.get(name) if isinstance(cls, type) and issubclass(cls, Section) else None
+        field = cls.model_fields.get(str(name)) if isinstance(cls, type) and issubclass(cls, Section) else None
         if field is None:
             return None
         options = [field.annotation, *getattr(field.annotation, "__args__", ())]

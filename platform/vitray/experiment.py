@@ -51,6 +51,9 @@ class ModelConfig(Section):
     dropout: Probability = 0.0
     attn_dropout: Probability = 0.0
     drop_path: Probability = 0.0
+    registers: Annotated[int, Field(ge=0)] = 0
+    layer_scale: Annotated[float, Field(gt=0)] | None = None
+    qk_norm: bool = False
 
     @property
     def size(self) -> tuple[int, int]:

@@ -1,0 +1,1 @@
+"""Clusters: the local one that starts and stops with a command, and those one joins."""

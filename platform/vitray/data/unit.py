@@ -1,0 +1,162 @@
+"""The unit of work: some steps of one rank, read, decoded and augmented straight into one contiguous block.
+
+``read_unit`` is pure: the same plan and steps give the same block in a Ray task, a thread or a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vitray.data.augment import draws, transform
+from vitray.data.decode import decode
+from vitray.data.order import Order
+from vitray.data.rng import I64
+from vitray.data.view import SplitView
+from vitray.errors import DataError
+from vitray.experiment import AugmentConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what one rank sees.
+
+    Args:
+        view: the rows.
+        order: which rows make up a step.
+        rank, world_size: the share of each step that is this rank's.
+        size: (height, width) of the images handed out.
+        augment: None for evaluation.
+    """
+
+    view: SplitView
+    order: Order
+    rank: int
+    world_size: int
+    size: tuple[int, int]
+    augment: AugmentConfig | None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (*self.size, self.view.store.manifest.channels)
+
+    @property
+    def image_bytes(self) -> int:
+        return int(np.prod(self.image_shape))
+
+    def rows_of(self, first: int, count: int) -> tuple[I64, I64]:
+        """Step and sample id of each row of some steps; a rank left without rows takes part with one row, id -1."""
+        steps, ids = [], []
+        for epoch in range(self.order.epoch_of(first), self.order.epoch_of(first + count - 1) + 1):
+            start = max(first, epoch * self.order.steps_per_epoch)
+            stop = min(first + count, (epoch + 1) * self.order.steps_per_epoch)
+            spans = [self.order.rank_span(step, self.rank, self.world_size) for step in range(start, stop)]
+            lengths = [max(1, high - low) for low, high in spans]
+            positions = np.concatenate([np.arange(low, max(high, low + 1)) for low, high in spans])
+            steps.append(np.repeat(np.arange(start, stop), lengths))
+            empty = np.repeat([low == high for low, high in spans], lengths)
+            in_range = np.where(empty, 0, positions)
+            ids.append(np.where(empty, -1, self.order.samples(epoch, in_range)))
+        return np.concatenate(steps), np.concatenate(ids)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of consecutive steps of one rank, in the order they are consumed.
+
+    ``image`` is uint8 (rows, H, W, C); ``step``, ``label``, ``sample_id`` int64 (rows,); ``weight`` float32 (rows,),
+    0 for rows that must not count.
+    """
+
+    step: I64
+    image: npt.NDArray[np.uint8]
+    label: I64
+    weight: npt.NDArray[np.float32]
+    sample_id: I64
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a rank consumes in one step: a view into a block. ``step_rows`` counts the rows of all ranks."""
+
+    step: int
+    epoch: int
+    image: npt.NDArray[np.uint8]
+    label: I64
+    weight: npt.NDArray[np.float32]
+    sample_id: I64
+    step_rows: int
+
+
+def read_unit(plan: Plan, first: int, count: int) -> Block:
+    """The block of steps ``first .. first + count - 1``.
+
+    Raises:
+        DataError: a row does not decode; names its split and sample id.
+    """
+    block, real = empty_block(plan, first, count)
+    ids = block.sample_id[real]
+    encoded, block.label[real] = plan.view.read(ids)
+    channels = plan.view.store.manifest.channels
+
+    def decoded() -> Iterator[npt.NDArray[np.uint8]]:
+        for sample_id, data in zip(ids.tolist(), encoded, strict=True):
+            try:
+                yield decode(data, channels)
+            except DataError as error:
+                raise DataError(
+                    error.what,
+                    where=f"{plan.view.store.path}, split {plan.view.split}, sample {sample_id}",
+                    remedy="run `vitray data verify` on the dataset, then prepare it again",
+                ) from error
+
+    augment_into(plan, block, real, decoded())
+    return block
+
+
+def empty_block(plan: Plan, first: int, count: int) -> tuple[Block, I64]:
+    """A block whose images and labels are still zero, and the positions of its real rows."""
+    steps, ids = plan.rows_of(first, count)
+    block = Block(
+        step=steps,
+        image=np.zeros((len(ids), *plan.image_shape), dtype=np.uint8),
+        label=np.zeros(len(ids), dtype=np.int64),
+        weight=(ids >= 0).astype(np.float32),
+        sample_id=ids,
+    )
+    return block, np.nonzero(ids >= 0)[0]
+
+
+def augment_into(plan: Plan, block: Block, real: I64, images: Iterator[npt.NDArray[np.uint8]]) -> None:
+    """Write the transformed ``images`` into rows ``real`` of ``block``, each with its own sample's draws."""
+    drawn: npt.NDArray[np.float64] | None = None
+    if plan.augment is not None:
+        epochs = block.step[real] // plan.order.steps_per_epoch
+        drawn = np.concatenate(
+            [
+                draws(plan.order.seed, int(epoch), block.sample_id[real][epochs == epoch])
+                for epoch in np.unique(epochs)  # sorted, as the steps are
+            ]
+        )
+    for i, (row, image) in enumerate(zip(real.tolist(), images, strict=True)):
+        transform(image, block.image[row], plan.augment, None if drawn is None else drawn[i])
+
+
+def batches_of(plan: Plan, block: Block) -> Iterator[Batch]:
+    """Cut a block into its steps; the arrays are views."""
+    edges = np.nonzero(np.diff(block.step))[0] + 1
+    for start, stop in zip([0, *edges.tolist()], [*edges.tolist(), len(block.step)], strict=True):
+        step = int(block.step[start])
+        low, high = plan.order.step_span(step)
+        yield Batch(
+            step=step,
+            epoch=plan.order.epoch_of(step),
+            image=block.image[start:stop],
+            label=block.label[start:stop],
+            weight=block.weight[start:stop],
+            sample_id=block.sample_id[start:stop],
+            step_rows=high - low,
+        )

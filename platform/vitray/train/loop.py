@@ -1,0 +1,150 @@
+"""The training loop. It knows a feed, a model and a reporter; it runs inside Ray Train, and without Ray too."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vitray.data.rng import key
+from vitray.data.unit import Batch
+from vitray.errors import TrainingError
+from vitray.experiment import Experiment
+from vitray.models import VisionTransformer
+from vitray.train.checkpoint import CheckpointStore, Progress, TrainState
+from vitray.train.evaluate import evaluate
+from vitray.train.feed import Feed
+from vitray.train.meter import Meter
+from vitray.train.mixup import pair_weights, partners
+from vitray.train.optim import lr_at, make_optimizer
+from vitray.train.ranks import Ranks, accumulating
+from vitray.train.report import Report, Reporter
+
+_SHOW_EVERY_S = 0.5
+
+
+def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) -> Progress:
+    """Train a resolved experiment from its newest checkpoint (or from the start) until its last epoch or a stop.
+
+    Raises:
+        TrainingError: the loss is not finite; every rank raises it.
+    """
+    experiment, config = feed.experiment, feed.experiment.train
+    per_epoch = feed.order.steps_per_epoch
+    total = config.epochs * per_epoch
+    state = fresh_state(experiment, ranks)
+    progress = store.restore(state)
+    model = ranks.wrap(state.model)
+    meter = Meter(ranks.device)
+    for step, batch in enumerate(meter.watch(feed.train(progress.step, total)), start=progress.step + 1):
+        torch.manual_seed(key("step", config.seed, step, ranks.rank))  # dropout and stochastic depth
+        lr = lr_at(step - 1, total_steps=total, steps_per_epoch=per_epoch, config=experiment.optim)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr
+        meter.add(train_step(model, state, batch, feed), batch)
+        if step % per_epoch == 0:
+            metrics = {"lr": lr, **meter.close_epoch(ranks)}
+            _check_finite(metrics["train/loss"], step)
+            if config.split == "train":  # retrained on train+val, there is nothing left to validate on
+                weights = averaged_weights(state)
+                metrics |= {f"val/{k}": v for k, v in evaluate(weights, feed.evaluation("val"), feed.to_input, ranks)}
+            metrics["eval_s"] = meter.lap()
+            progress = _advance(progress, step, metrics)
+            folder = store.save(state, progress, feed.package_info()) if ranks.first else None
+            metrics["checkpoint_s"] = meter.lap()
+            report = Report(step, step // per_epoch, metrics, str(folder), meter.first_step_at)
+            if not ranks.agree(reporter.report(report) if ranks.first else True):
+                break
+        elif ranks.first:
+            if config.checkpoint_steps and step % config.checkpoint_steps == 0:
+                store.save(state, replace(progress, step=step), feed.package_info())
+            if values := meter.show(_SHOW_EVERY_S):
+                reporter.progress(step, {"lr": lr, **values})
+    store.wait()
+    return progress
+
+
+def fresh_state(experiment: Experiment, ranks: Ranks) -> TrainState:
+    """Weights drawn from the seed alone, so that every rank has the same."""
+    torch.manual_seed(key("init", experiment.train.seed))
+    model = VisionTransformer(experiment.model).to(ranks.device)
+    ema = {n: p.detach().clone() for n, p in model.named_parameters()} if experiment.train.ema else None
+    return TrainState(model, make_optimizer(model, experiment.optim), ema)
+
+
+def train_step(model: nn.Module, state: TrainState, batch: Batch, feed: Feed) -> torch.Tensor:
+    """One optimizer step on this rank's rows; returns the sum of its rows' losses, a float32 scalar on the device.
+
+    The gradient is that of the mean over the rows of all ranks, however unevenly they are divided.
+    """
+    config, ranks = feed.experiment.train, feed.ranks
+    images, labels = feed.to_input(batch), torch.tensor(batch.label, device=ranks.device)
+    targets = F.one_hot(labels, feed.experiment.model.num_classes or -1).float()
+    if config.mixup:
+        first_row = feed.order.rank_span(batch.step, ranks.rank, ranks.world_size)[0] % config.global_batch
+        own = pair_weights(config.seed, batch.step, first_row, len(labels), config.mixup).to(ranks.device)
+        other = partners(len(labels)).to(ranks.device)
+        images = torch.lerp(images[other], images, own.view(-1, 1, 1, 1))
+        targets = torch.lerp(targets[other], targets, own.view(-1, 1))
+    # DDP averages over ranks, so each divides by its share of the step's rows.
+    weights = torch.tensor(batch.weight, device=ranks.device) * (ranks.world_size / batch.step_rows)
+    total = torch.zeros((), device=ranks.device)
+    micro = -(-len(labels) // config.accumulate)
+    starts = range(0, len(labels), micro)
+    for start in starts:
+        part = slice(start, start + micro)
+        with accumulating(model, last=start == starts[-1]), autocast(feed.experiment, ranks.device):
+            losses = F.cross_entropy(
+                model(images[part]), targets[part], reduction="none", label_smoothing=config.label_smoothing
+            )
+            loss = (losses.float() * weights[part]).sum()
+            loss.backward()
+        total += loss.detach()
+    if config.clip_grad:
+        nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_grad)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.ema is not None:
+        averages, current = list(state.ema.values()), [p.detach() for p in state.model.parameters()]
+        torch._foreach_lerp_(averages, current, 1 - config.ema)
+    return total * (batch.step_rows / ranks.world_size)
+
+
+def autocast(experiment: Experiment, device: torch.device) -> torch.autocast:
+    """bfloat16 where it pays: on GPUs, and on CPUs with matrix units for models wide enough to fill them."""
+    precision = experiment.train.precision
+    if precision == "auto":
+        amx = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        wide = experiment.model.embed_dim >= 192  # narrower, float32 was faster on an AMX Xeon
+        pays = torch.cuda.is_bf16_supported() if device.type == "cuda" else amx and wide
+        precision = "bfloat16" if pays else "float32"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def averaged_weights(state: TrainState) -> nn.Module:
+    """The model to evaluate: with the averaged weights where they are kept."""
+    if state.ema is None:
+        return state.model
+    model = copy.deepcopy(state.model)
+    model.load_state_dict(state.ema, strict=False)
+    return model
+
+
+def _advance(progress: Progress, step: int, metrics: Mapping[str, float]) -> Progress:
+    progress = replace(progress, step=step)
+    score = metrics.get("val/accuracy")
+    if score is not None and (progress.best is None or score > progress.best):
+        progress = replace(progress, best=score, best_step=step)
+    return progress
+
+
+def _check_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the training loss is {loss} after step {step}", remedy="lower optim.lr, or raise optim.warmup_epochs"
+        )

@@ -1,0 +1,173 @@
+"""Where a driver and its ranks meet: jobs go in, reports come out, decisions go back.
+
+An actor of its own, so that it outlives a rank that dies. It holds one job at a time. Ranks take the job, also again
+after a restart; the first rank's report waits here until the driver has decided whether training goes on, so that a
+stop wastes no step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vitray.experiment import Experiment
+from vitray.train.report import Report
+
+
+@dataclass(frozen=True)
+class Job:
+    """One experiment to run. ``number`` counts the jobs of a group, ``attempt`` the times ranks took this one."""
+
+    number: int
+    experiment: Experiment
+    run_dir: str
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended: ``error`` is None when it ran to its end or was stopped."""
+
+    error: BaseException | None = None
+
+
+@dataclass
+class _Current:
+    job: Job
+    outgoing: deque[Report | Ended] = field(default_factory=deque)
+    finished: set[int] = field(default_factory=set)
+    reported_step: int = -1
+    decided_step: int = -1
+    go_on: bool = True
+    ended: bool = False
+
+
+class Mailbox:
+    """The actor's class; plain asyncio, so that it is tested without Ray."""
+
+    def __init__(self, max_restarts: int) -> None:
+        self._max_restarts = max_restarts
+        self._changed = asyncio.Condition()
+        self._current: _Current | None = None
+        self._number = 0
+        self._closed = False
+        self._progress: tuple[int, Mapping[str, float]] | None = None
+        self._losses = 0
+
+    # The driver's side
+
+    async def submit(self, experiment: Experiment, run_dir: str) -> int:
+        """Offer a job to the ranks and return its number."""
+        async with self._changed:
+            assert self._current is None or self._current.ended, "one job at a time"
+            self._number += 1
+            self._current = _Current(Job(self._number, experiment, run_dir))
+            self._losses, self._progress = 0, None
+            self._changed.notify_all()
+            return self._number
+
+    async def next(self, timeout_s: float) -> Report | Ended | None:
+        """The next report, or how the job ended; None when neither came in time."""
+        current = self._of_job()
+        async with self._changed:
+            await self._wait_for(lambda: bool(current.outgoing), timeout_s)
+            return current.outgoing.popleft() if current.outgoing else None
+
+    async def decide(self, go_on: bool) -> None:
+        """Answer the report that was handed out last."""
+        async with self._changed:
+            current = self._of_job()
+            current.decided_step, current.go_on = current.reported_step, go_on
+            self._changed.notify_all()
+
+    async def latest_progress(self) -> tuple[int, Mapping[str, float]] | None:
+        return self._progress
+
+    async def close(self) -> None:
+        """Send the ranks home."""
+        async with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    # The ranks' side
+
+    async def take(self, rank: int, after: int, timeout_s: float) -> Job | str | None:
+        """The job with a number above ``after``; "wait" when there is none yet, None when the group closes."""
+        async with self._changed:
+            await self._wait_for(lambda: self._closed or self._offers(after), timeout_s)
+            if self._closed:
+                return None
+            return self._current.job if self._current is not None and self._offers(after) else "wait"
+
+    async def report(self, number: int, report: Report) -> bool:
+        """Pass the first rank's report on and wait for the decision.
+
+        A report that an earlier attempt has already made (the ranks restarted from a checkpoint before it) is answered
+        with the decision it got, and not passed on again.
+        """
+        async with self._changed:
+            current = self._of_job()
+            if current.job.number != number or current.ended:
+                return False
+            if report.step > current.reported_step:
+                current.reported_step = report.step
+                current.outgoing.append(report)
+                self._losses = 0  # it gets on: restarts are counted since the last report
+                self._changed.notify_all()
+            await self._changed.wait_for(lambda: current.decided_step >= report.step or current.ended)
+            return not current.ended and (current.go_on or report.step < current.decided_step)
+
+    async def progress(self, step: int, values: Mapping[str, float]) -> None:
+        self._progress = (step, values)
+
+    async def finish(self, number: int, rank: int, world_size: int) -> None:
+        """A rank is through; the job has ended when all are."""
+        async with self._changed:
+            current = self._of_job()
+            current.finished.add(rank)
+            if current.job.number == number and len(current.finished) == world_size:
+                self._end(current, Ended())
+
+    async def fail(self, number: int, error: BaseException) -> None:
+        """The job itself is at fault (not its workers): it ends, and is not tried again."""
+        async with self._changed:
+            if self._current is not None and self._current.job.number == number:
+                self._end(self._current, Ended(error))
+
+    async def workers_lost(self, reason: BaseException) -> bool:
+        """Workers died. The job is offered again, unless it has used up its restarts without a report; then False."""
+        async with self._changed:
+            self._losses += 1
+            current = self._current
+            if current is None or current.ended:
+                return self._losses <= self._max_restarts
+            current.finished.clear()
+            current.job = Job(current.job.number, current.job.experiment, current.job.run_dir, current.job.attempt + 1)
+            if self._losses > self._max_restarts:
+                self._end(current, Ended(reason))
+                return False
+            return True
+
+    def _end(self, current: _Current, ended: Ended) -> None:
+        if not current.ended:
+            current.ended = True
+            current.outgoing.append(ended)
+            self._changed.notify_all()
+
+    def _offers(self, after: int) -> bool:
+        current = self._current
+        return current is not None and not current.ended and current.job.number > after
+
+    def _of_job(self) -> _Current:
+        assert self._current is not None, "no job was submitted"
+        return self._current
+
+    async def _wait_for(self, condition: Any, timeout_s: float) -> None:
+        # A bounded wait: whoever asks must notice when the other side's process has died.
+        try:
+            await asyncio.wait_for(self._changed.wait_for(condition), timeout_s)
+        except TimeoutError:
+            return

@@ -1,0 +1,61 @@
+"""This process's place among the ranks, and the few collectives that training needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Rank ``rank`` of ``world_size``, working on ``device``. With one rank no process group is needed."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with gradients averaged over the ranks."""
+        if self.world_size == 1:
+            return model
+        ids = [self.device.index or 0] if self.device.type == "cuda" else None
+        # buffers are constants of the config (position tables), equal on every rank
+        return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Elementwise sum over ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def agree(self, decision: bool) -> bool:
+        """The first rank's decision, on every rank."""
+        if self.world_size == 1:
+            return decision
+        flag = torch.tensor([int(decision)], device=self.device)
+        dist.broadcast(flag, src=0)
+        return bool(flag.item())
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            self.sum(torch.zeros(1, device=self.device))
+
+
+@contextmanager
+def accumulating(model: nn.Module, *, last: bool) -> Iterator[None]:
+    """Gradients stay local until the last micro-batch. Must enclose forward and backward (DDP's rule)."""
+    if isinstance(model, DistributedDataParallel) and not last:
+        with model.no_sync():
+            yield
+    else:
+        yield

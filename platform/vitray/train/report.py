@@ -1,0 +1,45 @@
+"""What a run says of itself while it goes on, and to whom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Report:
+    """Said by the first rank when an epoch is done and its checkpoint committed."""
+
+    step: int
+    epoch: int
+    metrics: Mapping[str, float]
+    checkpoint: str | None = None
+    first_step_at: float | None = None  # Unix time at which the run's first optimizer step was done
+    timestamp_ms: int = field(default_factory=lambda: int(time.time() * 1000))
+
+
+class Reporter(Protocol):
+    """Who listens to the first rank."""
+
+    def report(self, report: Report) -> bool:
+        """Hand over a report and wait for the decision: True to go on, False to stop here."""
+
+    def progress(self, step: int, values: Mapping[str, float]) -> None:
+        """Something to show now; may be dropped, never waits."""
+
+
+class RecordingReporter:
+    """Keeps everything, and stops where it is told to."""
+
+    def __init__(self, stop_at_epoch: int | None = None) -> None:
+        self.reports: list[Report] = []
+        self._stop_at_epoch = stop_at_epoch
+
+    def report(self, report: Report) -> bool:
+        self.reports.append(report)
+        return report.epoch != self._stop_at_epoch
+
+    def progress(self, step: int, values: Mapping[str, float]) -> None:
+        return None

@@ -1,0 +1,65 @@
+"""What a worker group takes of a cluster, worked out before anything starts, so that nothing waits forever."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitray.errors import ResourceError
+from vitray.experiment import ClusterConfig
+
+_SMALL_TASK = 0.25  # CPUs a data task reserves where ranks and data share few cores
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """Resources of one of ``groups`` equal worker groups. Trial actors, mailboxes and controllers take no CPU."""
+
+    workers: int | tuple[int, int]
+    use_gpu: bool
+    rank_cpus: float
+    task_cpus: float
+    threads: int
+    groups: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """The least number of ranks of a group."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    def describe(self) -> str:
+        ranks = f"{self.ranks} rank{'s' if self.ranks > 1 else ''}"
+        gpu = ", 1 GPU" if self.use_gpu else ""
+        return f"{ranks} of {self.rank_cpus:g} CPU{gpu}, {self.threads} thread{'s' if self.threads > 1 else ''} each"
+
+
+def plan_groups(config: ClusterConfig, *, cpus: float, gpus: float, groups: int | None = 1) -> GroupPlan:
+    """How a group is laid out on a cluster with ``cpus`` and ``gpus``; ``groups=None``: as many as fit side by side.
+
+    Raises:
+        ResourceError: the cluster has fewer GPUs or CPUs than the ranks need; says what is missing.
+    """
+    use_gpu = gpus > 0 if config.use_gpu == "auto" else config.use_gpu
+    least = config.workers if isinstance(config.workers, int) else config.workers[0]
+    have, unit = (gpus, "GPU") if use_gpu else (cpus, "CPU")
+    if least > have:
+        raise ResourceError(
+            f"{least} worker{'s' if least > 1 else ''} need {least} {unit}s, but the cluster has {have:g}",
+            where="cluster.workers",
+            remedy=f"set cluster.workers={max(1, int(have))}" if have >= 1 else "set cluster.use_gpu=false",
+        )
+    fitting = max(1, int(have // least))
+    if groups is not None and groups > fitting:
+        raise ResourceError(
+            f"{groups} trials at once need {groups * least} {unit}s, but the cluster has {have:g}",
+            where="search.concurrent",
+            remedy=f"set search.concurrent={fitting} or auto",
+        )
+    groups = groups or fitting
+    ranks = groups * least
+    if cpus >= ranks + 1:
+        rank_cpus, task_cpus = 1.0, 1.0
+    else:  # fractions, so that at least one data task always fits beside the ranks
+        rank_cpus = max(0.01, int((cpus - 2 * _SMALL_TASK) / ranks * 100) / 100)
+        task_cpus = min(_SMALL_TASK, cpus - ranks * rank_cpus)
+    threads = config.threads or max(1, int(cpus // ranks))
+    return GroupPlan(config.workers, use_gpu, rank_cpus, task_cpus, threads, groups)

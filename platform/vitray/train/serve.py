@@ -1,0 +1,116 @@
+"""A rank's life: take a job from the mailbox, run it, clean up, take the next."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import get_device
+
+from vitray.data.images import ShardedImages
+from vitray.data.stream import StreamOptions
+from vitray.errors import TrainingError, VitrayError
+from vitray.train.checkpoint import CheckpointStore
+from vitray.train.feed import Feed
+from vitray.train.loop import fit
+from vitray.train.mailbox import Job
+from vitray.train.ranks import Ranks
+from vitray.train.report import Report
+
+_POLL_S = 30.0  # how long a rank waits in one call; it asks again until the group closes
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """What a rank needs to know before any job: the mailbox, its threads, and what a data task reserves."""
+
+    mailbox: Any
+    threads: int
+    task_cpus: float
+
+
+class _MailboxReporter:
+    """The first rank's reporter: every word goes through the mailbox."""
+
+    def __init__(self, mailbox: Any, number: int) -> None:
+        self._mailbox, self._number = mailbox, number
+
+    def report(self, report: Report) -> bool:
+        return bool(ray.get(self._mailbox.report.remote(self._number, report)))
+
+    def progress(self, step: int, values: Mapping[str, float]) -> None:
+        self._mailbox.progress.remote(step, values)
+
+
+def serve(settings: dict[str, Any]) -> None:
+    """Ray Train's training function: serves jobs until the mailbox closes."""
+    config: ServeConfig = settings["config"]
+    context = ray.train.get_context()
+    ranks = Ranks(context.get_world_rank(), context.get_world_size(), get_device())
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    gc.collect()
+    gc.freeze()  # what is imported now stays; collections between jobs need not look at it
+    number = 0
+    while True:
+        job = ray.get(config.mailbox.take.remote(ranks.rank, number, _POLL_S))
+        if job is None:
+            return
+        if isinstance(job, Job):
+            number = job.number
+            _run(job, ranks, config)
+
+
+def _run(job: Job, ranks: Ranks, config: ServeConfig) -> None:
+    mailbox = config.mailbox
+    torch.set_num_threads(config.threads)
+    try:
+        run_job(
+            job,
+            ranks,
+            _MailboxReporter(mailbox, job.number),
+            StreamOptions(
+                executor="ray",
+                cache=job.experiment.data.cache,
+                cache_bytes=job.experiment.data.cache_bytes,
+                task_cpus=config.task_cpus,
+            ),
+        )
+    except Exception as error:
+        ray.get(mailbox.fail.remote(job.number, _portable(error, job, ranks)))
+        if ranks.world_size > 1 and not isinstance(error, TrainingError):
+            # The other ranks may wait for this one in a collective; only a restart of the group frees them.
+            raise
+    else:
+        ray.get(mailbox.finish.remote(job.number, ranks.rank, ranks.world_size))
+    finally:
+        gc.collect()
+        if ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def run_job(job: Job, ranks: Ranks, reporter: Any, options: StreamOptions) -> None:
+    """Train a job's experiment into its run folder."""
+    feed = Feed(job.experiment, ShardedImages.open(job.experiment.data.path), ranks, options)
+    store = CheckpointStore(Path(job.run_dir) / "checkpoints", keep=job.experiment.train.keep_checkpoints)
+    try:
+        fit(feed, ranks, reporter, store)
+    finally:
+        store.close()
+
+
+def _portable(error: Exception, job: Job, ranks: Ranks) -> VitrayError:
+    """An error that every process can unpickle; the traceback of a surprise is kept in the run's folder."""
+    if isinstance(error, VitrayError):
+        return error
+    trace = Path(job.run_dir) / f"error-rank{ranks.rank}.txt"
+    trace.parent.mkdir(parents=True, exist_ok=True)
+    trace.write_text(traceback.format_exc())
+    return TrainingError(f"{type(error).__name__}: {error}", where=f"rank {ranks.rank}", remedy=f"traceback: {trace}")

@@ -1,0 +1,151 @@
+"""A worker group that outlives its experiments: one Ray Train run whose ranks stay up and serve a mailbox.
+
+Process start, imports, process group and warm data tasks are paid once; the next experiment begins in a fraction of a
+second. A rank that dies is brought back by Ray Train, and the group goes on from the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from vitray.errors import TrainingError
+from vitray.experiment import Experiment
+from vitray.train.mailbox import Ended, Mailbox
+from vitray.train.report import Report
+from vitray.train.resources import GroupPlan
+from vitray.train.serve import ServeConfig, serve
+
+_POLL_S = 0.5
+_CLOSE_S = 20.0
+OnReport = Callable[[Report], bool]
+OnProgress = Callable[[int, Mapping[str, float]], None]
+
+
+class WorkerGroup:
+    """Ranks that serve one experiment after another.
+
+    Args:
+        plan: resources (:func:`vitray.train.resources.plan_groups`).
+        max_restarts: times in a row that lost workers are replaced without a report in between.
+    """
+
+    def __init__(self, plan: GroupPlan, *, max_restarts: int = 3) -> None:
+        self.plan = plan
+        # DEFAULT: inside a Tune trial an actor would else be counted against the trial's placement group.
+        actor = ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy="DEFAULT")(Mailbox)
+        self._mailbox = actor.remote(max_restarts)
+        self._scratch = Path(tempfile.mkdtemp(prefix="vitray-group-"))  # Ray Train's own bookkeeping; ours is in runs/
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._serve, daemon=True, name="vitray-worker-group")
+        self._thread.start()
+
+    def start(self, experiment: Experiment, run_dir: Path) -> None:
+        """Offer a resolved experiment to the ranks. The one before must have ended."""
+        ray.get(self._mailbox.submit.remote(experiment, str(run_dir)))
+
+    def next(self, on_progress: OnProgress | None = None) -> Report | Ended:
+        """Wait for the next report, or for the end. Every report wants a :meth:`decide`.
+
+        Raises:
+            TrainingError: the group itself has ended.
+        """
+        shown: Any = None
+        while True:
+            alive = self._thread.is_alive()
+            said = ray.get(self._mailbox.next.remote(_POLL_S))
+            if said is not None:
+                return said
+            if not alive:
+                raise TrainingError("the worker group has ended", where=repr(self._error) if self._error else None)
+            if on_progress is not None and (latest := ray.get(self._mailbox.latest_progress.remote())) != shown:
+                shown = latest
+                on_progress(*latest)
+
+    def decide(self, go_on: bool) -> None:
+        """Answer the last report: go on, or stop there."""
+        ray.get(self._mailbox.decide.remote(go_on))
+
+    def run(
+        self, experiment: Experiment, run_dir: Path, on_report: OnReport, on_progress: OnProgress | None = None
+    ) -> None:
+        """Train an experiment to its end, or until ``on_report`` returns False.
+
+        Raises:
+            VitrayError: what made the experiment fail.
+        """
+        self.start(experiment, run_dir)
+        while isinstance(said := self.next(on_progress), Report):
+            self.decide(on_report(said))
+        if said.error is not None:
+            raise said.error
+
+    def close(self) -> None:
+        """Send the ranks home and remove what the group left on disk."""
+        ray.get(self._mailbox.close.remote())
+        self._thread.join(_CLOSE_S)
+        ray.kill(self._mailbox)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _serve(self) -> None:
+        config = ServeConfig(self._mailbox, self.plan.threads, self.plan.task_cpus)
+        resources = {"CPU": self.plan.rank_cpus} | ({"GPU": 1} if self.plan.use_gpu else {})
+        trainer = TorchTrainer(
+            serve,
+            train_loop_config={"config": config},
+            scaling_config=ScalingConfig(
+                num_workers=self.plan.workers, use_gpu=self.plan.use_gpu, resources_per_worker=resources
+            ),
+            torch_config=TorchConfig(backend="nccl" if self.plan.use_gpu else "gloo"),
+            run_config=RunConfig(
+                name="group",
+                storage_path=str(self._scratch),
+                failure_config=FailureConfig(max_failures=-1),  # the mailbox counts, by experiment
+                callbacks=[_TellMailbox(self._mailbox)],
+            ),
+        )
+        try:
+            with _environment(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.25"):
+                trainer.fit()
+        except BaseException as error:
+            self._error = error
+
+
+class _TellMailbox(UserCallback):
+    """Runs in Ray Train's controller, which alone sees a rank die."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        ranks = ", ".join(map(str, sorted(worker_exceptions)))
+        first = str(next(iter(worker_exceptions.values()))).strip().splitlines()
+        reason = TrainingError(f"lost rank {ranks}: {first[0] if first else 'no reason given'}")
+        if not ray.get(self._mailbox.workers_lost.remote(reason)):
+            time.sleep(1.0)  # a group that cannot start must not spin
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Variables that Ray reads in the process that builds a trainer, and only there."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

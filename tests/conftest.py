@@ -1,0 +1,19 @@
+"""What every test shares: a state folder of its own, and a patient hypothesis (the machines are shared)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("vitray", deadline=None, derandomize=True)
+settings.load_profile("vitray")
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """State goes to the test's own folder, and no server or cluster of the person who runs the tests is touched."""
+    monkeypatch.setenv("VITRAY_HOME", str(tmp_path / "home"))
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
