@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vitray.errors import ConfigError, nearest
 
-
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
 else:
@@ -18,7 +17,7 @@ else:
 class _Friendly(ModelMetaclass):
     """Turns pydantic's report of a whole object into one ConfigError, whoever constructs it."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - a metaclass's instance is a class
         try:
             return super().__call__(*args, **kwargs)
         except ValidationError as error:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from vitray.config_base import Section
-from vitray.errors import ConfigError
+from vitray.errors import ConfigError, nearest
 
 PosEncoding = Literal["none", "learned", "sinusoidal", "sinusoidal_2d", "relative", "rope_2d"]
 Positive = Annotated[int, Field(gt=0)]
@@ -31,6 +31,18 @@ def _closest(value: int, valid: Sequence[int]) -> str:
     below = [v for v in valid if v < value][-1:]
     above = [v for v in valid if v > value][:1]
     return " or ".join(str(v) for v in below + above)
+
+
+# Width, depth and heads by name: timm's for the vit_ family, and small ones for images of a few hundred pixels.
+PRESETS: dict[str, tuple[int, int, int]] = {
+    "vit_nano": (64, 4, 4),
+    "vit_micro": (128, 6, 4),
+    "vit_tiny": (192, 12, 3),
+    "vit_small": (384, 12, 6),
+    "vit_base": (768, 12, 12),
+    "vit_large": (1024, 24, 16),
+    "vit_huge": (1280, 32, 16),
+}
 
 
 class ModelConfig(Section):
@@ -54,6 +66,19 @@ class ModelConfig(Section):
     registers: Annotated[int, Field(ge=0)] = 0
     layer_scale: Annotated[float, Field(gt=0)] | None = None
     qk_norm: bool = False
+
+    @classmethod
+    def preset(cls, name: str, *, patch_size: int = 16, **changes: Any) -> ModelConfig:
+        """A model of a known size, e.g. ``ModelConfig.preset("vit_base", patch_size=32, pool="mean")``.
+
+        Raises:
+            ConfigError: no such preset, or a change that does not fit.
+        """
+        if name not in PRESETS:
+            raise ConfigError(f"there is no preset {name!r}", where="model", remedy=nearest(name, PRESETS))
+        embed_dim, depth, num_heads = PRESETS[name]
+        size = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
+        return cls(**size | {"patch_size": patch_size} | changes)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -200,9 +225,12 @@ class TrackingConfig(Section):
 
 
 class Experiment(Section):
-    """One whole experiment, frozen. ``identity`` hashes what decides its result."""
+    """One whole experiment, frozen. ``identity`` hashes what decides its result.
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    ``name`` names the run's folder; unset, it follows from the config file's name and never collides.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
     model: ModelConfig = ModelConfig()
     data: DataConfig
     train: TrainConfig = TrainConfig()

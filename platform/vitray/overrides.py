@@ -50,7 +50,6 @@ def load_mapping(path: str | Path, overrides: Sequence[str], *, root: type[Secti
         raise ConfigError(f"is not valid YAML: {problem}", where=f"{path}{line}", remedy="mend the YAML") from None
     if not isinstance(raw, dict):
         raise ConfigError("must be a mapping of sections", where=str(path), remedy="see configs/quickstart.yaml")
-    raw.setdefault("name", re.sub(r"[^A-Za-z0-9._-]", "-", file.stem))
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:

@@ -56,10 +56,19 @@ def cli() -> None:
     """
 
 
-def main() -> None:
+def run_as_job(*command: str) -> None:
+    """What the scripts in ``jobs/`` do: a command of this line, with the words that the script was given.
+
+    Ray sets ``RAY_ADDRESS`` for a submitted job, so that the command joins the cluster it runs on.
+    """
+    main([*command, *sys.argv[1:]])
+
+
+def main(args: list[str] | None = None) -> None:
     """Run the command line; every vitray error becomes one message and its exit code."""
     try:
-        cli.main(standalone_mode=False)
+        code = cli.main(args, standalone_mode=False)  # click hands back what a command passed to ctx.exit
+        sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.ClickException as error:

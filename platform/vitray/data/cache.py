@@ -38,7 +38,7 @@ class DecodedSplit:
             labels[block.sample_id[real]] = block.label[real]
             seen += int(real.sum())
         assert images is not None
-    assert seen == rows, "a pass over a split brings every row"
+        assert seen == rows, "a pass over a split brings every row"
         return cls(images, labels)
 
 

@@ -12,7 +12,7 @@ from vitray.data.stream import Executor, StreamOptions, stream
 from vitray.data.unit import Batch, Plan
 from vitray.data.view import SplitView
 from vitray.errors import ConfigError
-from vitray.experiment import AugmentConfig, ImageSize
+from vitray.experiment import AugmentConfig, Experiment, ImageSize
 
 __all__ = ["Batch", "ShardedImages"]
 
@@ -50,6 +50,14 @@ class ShardedImages:
     def image_size(self) -> tuple[int, int] | None:
         """(height, width) when all images share it."""
         return self.store.manifest.image_size
+
+    def resolve(self, experiment: Experiment) -> Experiment:
+        """The experiment with what these data decide filled in (image size, channels, classes).
+
+        Raises:
+            ConfigError: it was set to something else.
+        """
+        return experiment.resolve(image_size=self.image_size, in_chans=self.channels, num_classes=len(self.classes))
 
     def num_samples(self, split: str) -> int:
         return SplitView(self.store, split).rows

@@ -25,11 +25,6 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 _EVAL_BATCH = 512
 
 
-def resolve(experiment: Experiment, data: ShardedImages) -> Experiment:
-    """The experiment with what its data decides filled in; a conflict is a ConfigError."""
-    return experiment.resolve(image_size=data.image_size, in_chans=data.channels, num_classes=len(data.classes))
-
-
 @dataclass(frozen=True)
 class Feed:
     """Streams of a resolved experiment for one rank."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +18,10 @@ class Report:
     checkpoint: str | None = None
     first_step_at: float | None = None  # Unix time at which the run's first optimizer step was done
     timestamp_ms: int = field(default_factory=lambda: int(time.time() * 1000))
+
+
+OnReport = Callable[[Report], bool]  # the driver's decision: True to go on
+OnProgress = Callable[[int, Mapping[str, float]], None]  # step, and something to show
 
 
 class Reporter(Protocol):

@@ -6,13 +6,10 @@ second. A rank that dies is brought back by Ray Train, and the group goes on fro
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +17,16 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from vitray.environment import environment
 from vitray.errors import TrainingError
 from vitray.experiment import Experiment
 from vitray.train.mailbox import Ended, Mailbox
-from vitray.train.report import Report
+from vitray.train.report import OnProgress, OnReport, Report
 from vitray.train.resources import GroupPlan
 from vitray.train.serve import ServeConfig, serve
 
 _POLL_S = 0.5
 _CLOSE_S = 20.0
-OnReport = Callable[[Report], bool]
-OnProgress = Callable[[int, Mapping[str, float]], None]
 
 
 class WorkerGroup:
@@ -116,7 +112,7 @@ class WorkerGroup:
             ),
         )
         try:
-            with _environment(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.25"):
+            with environment(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.25"):
                 trainer.fit()
         except BaseException as error:
             self._error = error
@@ -134,18 +130,3 @@ class _TellMailbox(UserCallback):
         reason = TrainingError(f"lost rank {ranks}: {first[0] if first else 'no reason given'}")
         if not ray.get(self._mailbox.workers_lost.remote(reason)):
             time.sleep(1.0)  # a group that cannot start must not spin
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Variables that Ray reads in the process that builds a trainer, and only there."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

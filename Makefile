@@ -1,0 +1,33 @@
+# Everything is installed into .venv, from pyproject.toml under the pinned versions of constraints.txt (6.5 GB).
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: quickstart test test-fast check format clean
+
+quickstart: $(READY)
+	$(BIN)/vitray quickstart
+
+test: check
+	$(BIN)/pytest
+
+test-fast: $(READY)
+	$(BIN)/pytest -m "not ray"
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The marker is written last: an install that broke off is done again.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

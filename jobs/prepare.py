@@ -1,0 +1,6 @@
+"""Prepare a dataset on the cluster this job runs on: ``python jobs/prepare.py SOURCE DEST [options]``."""
+
+from vitray.cli import run_as_job
+
+if __name__ == "__main__":
+    run_as_job("data", "prepare")

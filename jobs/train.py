@@ -1,0 +1,6 @@
+"""Train one experiment on the cluster this job runs on: ``python jobs/train.py CONFIG [section.key=value ...]``."""
+
+from vitray.cli import run_as_job
+
+if __name__ == "__main__":
+    run_as_job("train")

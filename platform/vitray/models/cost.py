@@ -1,0 +1,167 @@
+"""What a model costs before it exists: parameters, floating-point operations, memory of a training step.
+
+Shapes: T tokens, N patches, E prefix tokens, h x w patches, D width, M hidden width of the MLP, L depth, K classes.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from vitray.experiment import ModelConfig
+from vitray.models.vit import VisionTransformer
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of one image, a multiply-add counted as two; matrix products alone, as is usual.
+
+    ``training`` is forward and backward without recomputation, the number that model FLOPs utilisation is taken of.
+    ``recomputed`` is what fused attention adds to it: its backward computes the logits again instead of keeping them.
+    """
+
+    forward: int
+    training: int
+    recomputed: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one training step with AdamW. ``activations`` is what the forward pass keeps for the backward pass.
+
+    ``peak`` is the most that is alive at once, weights and optimizer state included; input images are not.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    peak: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A config's cost at a batch size."""
+
+    parameters: int
+    flops: Flops
+    memory: Memory
+    batch_size: int
+
+
+def cost(config: ModelConfig, batch_size: int, precision: Precision = "float32") -> Cost:
+    """The cost of ``config``, nothing allocated and nothing computed.
+
+    Args:
+        config: resolved.
+        batch_size: images a step on one device.
+        precision: ``bfloat16`` is autocast over float32 weights.
+    """
+    return Cost(count_parameters(config), flops(config), memory(config, batch_size, precision), batch_size)
+
+
+def count_parameters(config: ModelConfig) -> int:
+    return sum(p.numel() for p in _on_meta(config).parameters())
+
+
+def flops(config: ModelConfig) -> Flops:
+    """By formula: two operations for each weight a token meets, and attention's two products."""
+    assert config.in_chans is not None
+    assert config.num_classes is not None
+    (h, w), d, e = config.grid, config.embed_dim, 1 + config.registers
+    n, hidden = h * w, int(config.embed_dim * config.mlp_ratio)
+    t = e + n
+    embed = 2 * n * d * config.in_chans * config.patch_size**2
+    linear = config.depth * 2 * t * (4 * d * d + 2 * d * hidden) + 2 * d * config.num_classes
+    # Pairs of a query and a key: q.k and its weight times v take 2 D operations each.
+    pairs = t * t if config.attention == "full" else e * t + n * (e + h) + n * (e + w)
+    attention = config.depth * 4 * pairs * d
+    # Backward takes every product twice, once for each factor; but nobody wants the gradient of the pixels.
+    training = 3 * (linear + attention) + 2 * embed
+    unfused = config.pos_encoding == "relative"  # a bias that needs a gradient keeps the logits on CPU
+    return Flops(embed + linear + attention, training, 0 if unfused else attention // 2)
+
+
+def memory(config: ModelConfig, batch_size: int, precision: Precision = "float32") -> Memory:
+    """By running the step on tensors without data and adding up what is alive.
+
+    Blocks are alike, so models of two and three blocks tell what each further one adds. Tensors pretend to be on CPU,
+    whose fused attention keeps what the GPU's keeps; scratch space inside kernels is not seen.
+    """
+    parameters = 4 * count_parameters(config)
+    depths = (config.depth,) if config.depth <= 3 else (2, 3)
+    steps = [_step(config.model_copy(update={"depth": depth}), batch_size, precision) for depth in depths]
+    activations, peak = (
+        first + (last - first) * (config.depth - depths[0]) for first, last in zip(steps[0], steps[-1], strict=True)
+    )
+    # Few images on a large model: the peak moves to the end of the backward pass, where all gradients are alive.
+    return Memory(parameters, parameters, 2 * parameters, activations, 2 * parameters + max(peak, 2 * parameters))
+
+
+def _step(config: ModelConfig, batch_size: int, precision: Precision) -> tuple[int, int]:
+    """(Bytes kept by the forward pass, most bytes alive at once with the weights) of forward and backward."""
+    assert config.in_chans is not None
+    assert config.num_classes is not None
+    model = _on_meta(config)
+    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
+        model.to_empty(device="cpu")
+        weights = live.now
+        images = torch.empty(batch_size, config.in_chans, *config.size)
+        labels = torch.empty(batch_size, dtype=torch.long)
+        before = live.now
+        low: AbstractContextManager[Any] = (
+            torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else nullcontext()
+        )
+        with low:
+            loss = F.cross_entropy(model(images), labels)
+        kept = live.now - before
+        loss.backward()
+    return kept, live.peak - (before - weights)
+
+
+def _on_meta(config: ModelConfig) -> VisionTransformer:
+    with torch.device("meta"):
+        return VisionTransformer(config)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Adds up the storages that operations create, and takes each off when it is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self._alive:
+            return
+
+        def freed(_: object) -> None:
+            self.now -= size
+            self._alive.pop(key, None)
+
+        self._alive[key] = weakref.ref(storage, freed)
+        self.now += size
+        self.peak = max(self.peak, self.now)

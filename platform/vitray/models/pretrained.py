@@ -1,0 +1,161 @@
+"""Start from weights that others trained: timm's, torchvision's, or an earlier model of one's own.
+
+Shapes: D width, N patches of the source.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vitray.errors import CheckpointError, DataError
+from vitray.models.resize import Grid, resize_kernel, resize_table
+from vitray.models.vit import VisionTransformer
+from vitray.models.weights_file import read_weights
+
+Source = Literal["timm", "torchvision"]
+
+# torchvision's names, in terms of timm's. Its fused projection has the same rows: queries, keys, values.
+TORCHVISION = (
+    (r"^class_token$", "cls_token"),
+    (r"^encoder\.pos_embedding$", "pos_embed"),
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.ln_([12])\.", r"blocks.\1.norm\2."),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.self_attention\.in_proj_(weight|bias)$", r"blocks.\1.attn.qkv.\2"),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.self_attention\.out_proj\.", r"blocks.\1.attn.proj."),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:0|linear_1)\.", r"blocks.\1.mlp.fc1."),
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:3|linear_2)\.", r"blocks.\1.mlp.fc2."),
+    (r"^encoder\.ln\.", "norm."),
+    (r"^heads\.head\.", "head."),
+)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was loaded, from whose naming, and every change that was made to fit it. ``str`` is for people."""
+
+    path: str
+    source: Source
+    tensors: int
+    adapted: tuple[str, ...]
+
+    def __str__(self) -> str:
+        head = f"{self.path}: {self.tensors} tensors in {self.source}'s naming"
+        return "\n".join(
+            [head, *(f"  adapted: {change}" for change in self.adapted)] if self.adapted else [f"{head}, as they are"]
+        )
+
+
+def load_pretrained(
+    model: VisionTransformer, path: str | os.PathLike[str], *, source_grid: Grid | None = None
+) -> LoadReport:
+    """Load weights into ``model`` in place. Strict: every tensor finds its place, or nothing is changed.
+
+    Adapted, and reported: a head for another number of classes keeps its fresh start; learned positions are
+    interpolated to the model's grid; a patch kernel of another size is resized (FlexiViT). Anything else that differs
+    is another architecture.
+
+    Args:
+        path: a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file, or a vitray package's folder.
+        source_grid: patches (down, across) of the source; needed only when its images were not square.
+
+    Raises:
+        DataError: no weights of a Vision Transformer there, or the file could run code.
+        CheckpointError: damaged, or of another architecture; the first mismatches are named.
+    """
+    path = Path(path)
+    weights = read_weights(path / "model.safetensors" if path.is_dir() else path)
+    weights, source = to_our_names(weights, str(path))
+    weights, adapted = adapt(weights, model, source_grid, str(path))
+    wrong = mismatches(weights, model)
+    if wrong:
+        raise CheckpointError(
+            f"the weights are of another architecture: {first_few(wrong)}",
+            where=str(path),
+            remedy="configure the model that they were trained as; only classes, image size and patch size may differ",
+        )
+    model.load_state_dict(weights)
+    return LoadReport(str(path), source, len(weights), tuple(adapted))
+
+
+def to_our_names(weights: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], Source]:
+    """Tensors under timm's names, which are ours, and whose names they had."""
+    if "patch_embed.proj.weight" in weights:
+        return dict(weights), "timm"
+    if "encoder.pos_embedding" in weights:
+        return {_renamed(name): tensor for name, tensor in weights.items()}, "torchvision"
+    raise DataError(
+        f"holds no Vision Transformer: neither timm's patch_embed.proj.weight nor torchvision's encoder.pos_embedding "
+        f"among its {len(weights)} tensors",
+        where=where,
+        remedy="give a ViT's weights in timm's or torchvision's naming",
+    )
+
+
+def _renamed(name: str) -> str:
+    for pattern, ours in TORCHVISION:
+        renamed, count = re.subn(pattern, ours, name)
+        if count:
+            return renamed
+    return name
+
+
+def adapt(
+    weights: Mapping[str, Tensor], model: VisionTransformer, source_grid: Grid | None, where: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights with head, positions and patch kernel made to fit, and a line on each change."""
+    out, changes = dict(weights), []
+    own = model.state_dict()
+    head, ours = out.get("head.weight"), own["head.weight"]
+    if head is None or head.shape[0] != ours.shape[0]:
+        had = "no head" if head is None else f"{head.shape[0]} classes"
+        changes.append(f"head: fresh for {ours.shape[0]} classes (the weights had {had})")
+        out |= {"head.weight": ours, "head.bias": own["head.bias"]}
+    kernel, patch = out["patch_embed.proj.weight"], model.config.patch_size
+    if kernel.ndim == 4 and kernel.shape[2] == kernel.shape[3] != patch:
+        changes.append(f"patch kernel: resized from {kernel.shape[2]} to {patch} pixels")
+        out["patch_embed.proj.weight"] = resize_kernel(kernel, patch)
+    table, wanted = out.get("pos_embed"), own.get("pos_embed")
+    if table is not None and wanted is not None and table.ndim == 3:
+        grid = model.config.grid
+        old = source_grid or _square(table.shape[1], where)
+        if table.shape[1] == old[0] * old[1]:  # timm's no_embed_class: a class token without a position is one at zero
+            changes.append("positions: the class token had none, so it gets zeros")
+            table = torch.cat((table.new_zeros(1, 1, table.shape[2]), table), dim=1)
+        if old != grid:
+            changes.append(f"positions: interpolated from {old[0]} x {old[1]} to {grid[0]} x {grid[1]} patches")
+        out["pos_embed"] = resize_table(table, old, grid)
+    return out, changes
+
+
+def _square(rows: int, where: str) -> Grid:
+    """The square grid that a table of so many rows, with or without one for the class token, was made for."""
+    for patches in (rows - 1, rows):
+        side = math.isqrt(patches)
+        if side * side == patches:
+            return side, side
+    raise DataError(f"its {rows} positions are no square grid", where=where, remedy="say source_grid=(down, across)")
+
+
+def mismatches(weights: Mapping[str, Tensor], model: VisionTransformer) -> list[str]:
+    """What does not fit, in the model's order: missing, unknown, or of another shape."""
+    own = model.state_dict()
+    wrong = []
+    for name, tensor in own.items():
+        if name not in weights:
+            wrong.append(f"{name} is missing")
+        elif weights[name].shape != tensor.shape:
+            wrong.append(f"{name} is {tuple(weights[name].shape)}, the model's is {tuple(tensor.shape)}")
+    return wrong + [f"{name} is unknown" for name in weights if name not in own]
+
+
+def first_few(wrong: list[str]) -> str:
+    return "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")

@@ -1,0 +1,138 @@
+"""The Vision Transformer, composed of its parts.
+
+Shapes: B batch, C channels, H x W pixels, h x w patches, N = h*w, E prefix tokens (class token, then registers),
+T = E + N tokens, D width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from vitray.errors import ConfigError, DataError
+from vitray.experiment import ModelConfig
+from vitray.models.attention import Attention, Layout
+from vitray.models.block import Block, LayerScale
+from vitray.models.patch_embed import PatchEmbed
+from vitray.models.position import Grid, build_position
+
+
+class VisionTransformer(nn.Module):
+    """Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale".
+
+    Modules and parameters bear timm's names, so with ``pos_encoding="learned"`` weights go both ways.
+
+    Args:
+        config: a resolved model: ``image_size``, ``in_chans`` and ``num_classes`` are set.
+
+    Raises:
+        ConfigError: one of those three is not set.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        for key in ("image_size", "in_chans", "num_classes"):
+            if getattr(config, key) is None:
+                raise ConfigError("is not set", where=f"model.{key}", remedy="set it, or resolve it from a dataset")
+        assert config.in_chans is not None
+        assert config.num_classes is not None
+        self.config = config
+        dim = config.embed_dim
+        self.patch_embed = PatchEmbed(config.in_chans, config.patch_size, dim, config.patch_embed)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.reg_token = nn.Parameter(torch.empty(1, config.registers, dim)) if config.registers else None
+        self.position = build_position(config)
+        self.pos_embed = self.position.new_table()
+        self.pos_drop = nn.Dropout(config.dropout)
+        rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]  # deeper, more often
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, config.num_classes)
+        self.init_weights()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) float -> logits (B, num_classes). See :meth:`forward_features` for sizes and errors."""
+        tokens = self.forward_features(images)
+        # The mean is over patches alone: the class token is not part of the image.
+        pooled = tokens[:, 0] if self.config.pool == "cls" else tokens[:, self.num_prefix_tokens :].mean(dim=1)
+        return self.head(pooled)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) float -> tokens (B, T, D) after the final norm.
+
+        H and W may differ from the configured size; positions then follow as each encoding says.
+
+        Raises:
+            DataError: the images' shape does not fit the model.
+        """
+        grid = self._grid(images)
+        patches = self.patch_embed(images)
+        prefix = [p.expand(len(images), -1, -1) for p in (self.cls_token, self.reg_token) if p is not None]
+        x = torch.cat((*prefix, patches), dim=1)
+        table = self.position.table(grid, self.pos_embed, x.device)
+        if table is not None:
+            x = x + table.to(x.dtype)
+        x = self.pos_drop(x)
+        layout = self.layout(grid, x.device)
+        for block in self.blocks:
+            x = block(x, layout)
+        return self.norm(x)
+
+    def layout(self, grid: Grid, device: torch.device) -> Layout:
+        """What every block needs to know about positions on this grid."""
+        axial = self.config.attention == "axial"
+        return Layout(
+            grid,
+            self.num_prefix_tokens,
+            self.position.rotation(grid, device),
+            None if axial else self.position.full_bias(grid),
+            self.position.axial_bias(grid) if axial else None,
+        )
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens that are no patch: the class token and the registers."""
+        return 1 + self.config.registers
+
+    def _grid(self, images: Tensor) -> Grid:
+        p, c = self.config.patch_size, self.config.in_chans
+        if images.ndim != 4 or images.shape[1] != c or images.shape[2] % p or images.shape[3] % p:
+            raise DataError(
+                f"images of shape {tuple(images.shape)} do not fit this model",
+                remedy=f"give (batch, {c}, height, width), sides multiples of {p}; it was made for {self.config.size}",
+            )
+        return images.shape[2] // p, images.shape[3] // p
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that are positions or tokens of their own, which decay would pull towards nothing."""
+        tables = {f"position.{name}" for name, _ in self.position.named_parameters()}
+        own = {name for name in ("pos_embed", "cls_token", "reg_token") if getattr(self, name) is not None}
+        return tables | own
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Fill every parameter from torch's global generator."""
+        fan_in = self.patch_embed.proj.weight[0].numel()
+        nn.init.trunc_normal_(self.patch_embed.proj.weight, std=1 / math.sqrt(fan_in))
+        assert self.patch_embed.proj.bias is not None
+        nn.init.zeros_(self.patch_embed.proj.bias)
+        for parameter in (self.cls_token, self.reg_token, self.pos_embed):
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
+        self.position.init_weights()
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+            elif isinstance(module, LayerScale):
+                nn.init.constant_(module.gamma, module.initial)
+            if isinstance(module, Attention):
+                bound = math.sqrt(6 / (2 * self.config.embed_dim))  # three square matrices, not one wide one
+                nn.init.uniform_(module.qkv.weight, -bound, bound)
+        self.norm.reset_parameters()
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)

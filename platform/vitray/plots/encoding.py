@@ -1,0 +1,202 @@
+"""Pictures of how a model encodes positions, drawn from the model's own tables, biases and rotations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
+
+from vitray.models.position import Position, Relative
+from vitray.models.vit import VisionTransformer
+
+NAMES = {
+    "none": "none",
+    "learned": "learned, one vector a position",
+    "sinusoidal": "sinusoidal over the sequence",
+    "sinusoidal_2d": "sinusoidal over rows and columns",
+    "relative": "relative, a learned bias by offset",
+    "rope_2d": "rotary over rows and columns",
+}
+MOST_MAPS = 8  # similarity maps a side: more are too small to read
+DIVERGING = "RdBu_r"  # its middle, white, is zero
+
+
+@torch.no_grad()
+def encoding_figure(model: VisionTransformer) -> Figure:
+    """The positional encoding of ``model`` on the grid it was made for.
+
+    Absolute tables: position x dimension, and each position's cosine similarity with all others (Dosovitskiy et al.
+    2021, figure 7). Relative: the bias by offset, a map a head. Rotary: the angles, and what they do to the product
+    of two equal vectors by offset. None: a figure that says so.
+    """
+    kind = model.config.pos_encoding
+    h, w = model.config.grid
+    position = model.position
+    figure = Figure(figsize=(11, 5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"Positional encoding: {NAMES[kind]}\n{h} x {w} patches of {model.config.patch_size} px")
+    table = position.table((h, w), model.pos_embed, model.cls_token.device)
+    if table is not None:
+        _absolute(figure, table.reshape(-1, model.config.embed_dim)[model.num_prefix_tokens :].float().cpu(), (h, w))
+    elif isinstance(position, Relative):
+        _relative(figure, position)
+    elif kind == "rope_2d":
+        _rotary(figure, position, (h, w))
+    else:
+        axes = figure.add_subplot()
+        axes.axis("off")
+        # Axial attention tells rows from columns by itself, so even then the patches are not quite a bag.
+        seen = "a set of rows and columns without order" if model.config.attention == "axial" else "an unordered set"
+        nothing = f"This model has no positional encoding:\nits patches are {seen}."
+        axes.text(0.5, 0.5, nothing, ha="center", va="center", fontsize=14)
+    return figure
+
+
+def _absolute(figure: Figure, table: torch.Tensor, grid: tuple[int, int]) -> None:
+    h, w = grid
+    left, right = figure.subplots(1, 2)
+    limit = float(table.abs().max()) or 1.0
+    image = left.imshow(table.numpy(), aspect="auto", cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
+    _label(left, "Value by position and dimension", "dimension", "patch, in reading order")
+    figure.colorbar(image, ax=left, label="value added to the token")
+
+    rows, columns = _spread(h), _spread(w)
+    unit = torch.nn.functional.normalize(table, dim=1)
+    similarity = (unit @ unit.T).reshape(h, w, h, w)[rows][:, columns].numpy()
+    gap = max(1, round(max(h, w) / 8))
+    mosaic = np.full((len(rows) * (h + gap) - gap, len(columns) * (w + gap) - gap), np.nan)
+    for i in range(len(rows)):
+        for j in range(len(columns)):
+            mosaic[i * (h + gap) : i * (h + gap) + h, j * (w + gap) : j * (w + gap) + w] = similarity[i, j]
+    image = right.imshow(
+        mosaic, cmap="viridis", vmin=min(0.0, float(similarity.min())), vmax=1, interpolation="nearest"
+    )
+    right.set_xticks([j * (w + gap) + (w - 1) / 2 for j in range(len(columns))], [str(c + 1) for c in columns])
+    right.set_yticks([i * (h + gap) + (h - 1) / 2 for i in range(len(rows))], [str(r + 1) for r in rows])
+    right.tick_params(length=0)
+    right.spines[:].set_visible(False)
+    _label(right, "Cosine similarity with all patches, a map a patch", "patch column", "patch row", integers=False)
+    figure.colorbar(image, ax=right, label="cosine similarity")
+
+
+def _relative(figure: Figure, position: Relative) -> None:
+    heads = position.num_heads
+    maps = [position.height, position.width] if position.axial else [position.offset]
+    limit = max(float(m.abs().max()) for m in maps) or 1.0
+    if position.axial:
+        axes = figure.subplots(1, 3, width_ratios=(3, 3, 2))
+        for place, table, axis in zip(axes, maps, ("height", "width"), strict=False):
+            reach = table.shape[1] // 2
+            image = place.imshow(
+                table.float().cpu().numpy(),
+                cmap=DIVERGING,
+                vmin=-limit,
+                vmax=limit,
+                aspect="auto",
+                interpolation="nearest",
+                extent=(-reach - 0.5, reach + 0.5, heads + 0.5, 0.5),
+            )
+            direction = "rows down" if axis == "height" else "columns right"
+            _label(place, f"Bias along {axis}", f"offset of the key ({direction})", "head")
+        figure.colorbar(image, ax=list(axes[:2]), label="added to the attention logit")
+        _prefix_bars(figure, axes[2], position)
+        return
+    across = min(heads, 4)
+    down = math.ceil(heads / across)
+    figure.set_size_inches(2.6 * across + 4.2, max(4.6, 2.5 * down + 1.4))
+    grids = figure.add_gridspec(1, 2, width_ratios=(2.6 * across, 3.2))
+    cells = grids[0].subgridspec(down, across)
+    places = [figure.add_subplot(cells[head // across, head % across]) for head in range(heads)]
+    image = _offset_maps(places, position.offset, limit)
+    figure.colorbar(image, ax=places, label="added to the attention logit")
+    _prefix_bars(figure, figure.add_subplot(grids[1]), position)
+
+
+def _offset_maps(places: Sequence[Axes], offset: torch.Tensor, limit: float) -> AxesImage:
+    y, x = offset.shape[1] // 2, offset.shape[2] // 2
+    for head, place in enumerate(places):
+        image = place.imshow(
+            offset[head].float().cpu().numpy(),
+            cmap=DIVERGING,
+            vmin=-limit,
+            vmax=limit,
+            interpolation="nearest",
+            extent=(-x - 0.5, x + 0.5, y + 0.5, -y - 0.5),
+        )
+        place.plot(0, 0, marker="+", color="black", markersize=7)
+        _label(place, f"Head {head + 1}", "columns right of the query", "rows below it")
+    return image
+
+
+def _prefix_bars(figure: Figure, axes: Axes, position: Relative) -> None:
+    """The class token's biases; registers, if any, are averaged in."""
+    heads = np.arange(1, position.num_heads + 1)
+    bars = (
+        ("patch to class token", position.patch_to_prefix.mean(1)),
+        ("class token to patch", position.prefix_to_patch.mean(1)),
+        ("class token to itself", position.prefix_to_prefix.mean((1, 2))),
+    )
+    for i, (label, values) in enumerate(bars):
+        axes.barh(heads + (i - 1) * 0.27, values.float().cpu().numpy(), height=0.25, label=label)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.invert_yaxis()
+    _label(axes, "Class token" if position.prefix == 1 else "Class token and registers", "added to the logit", "head")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    figure.legend(loc="outside lower right", ncols=3, fontsize=8, frameon=False)
+
+
+def _rotary(figure: Figure, position: Position, grid: tuple[int, int]) -> None:
+    h, w = grid
+    rotation = position.rotation(grid, torch.device("cpu"))
+    assert rotation is not None
+    angles = torch.atan2(rotation.sin, rotation.cos)[position.prefix :]
+    left, right = figure.subplots(1, 2)
+    image = left.imshow(
+        angles.numpy(), aspect="auto", cmap="twilight", vmin=-math.pi, vmax=math.pi, interpolation="nearest"
+    )
+    pairs = angles.shape[1]
+    left.axvline(pairs / 2 - 0.5, color="white", linewidth=2)
+    _label(left, "Angle by position and feature pair", "feature pair: by row | by column", "patch, in reading order")
+    bar = figure.colorbar(image, ax=left, label="angle, wrapped", ticks=[-math.pi, 0, math.pi])
+    bar.ax.set_yticklabels(["-π", "0", "π"])
+
+    # Offsets from -(h-1) to h-1: a grid of that many places around a query in its middle.
+    wide = position.rotation((2 * h - 1, 2 * w - 1), torch.device("cpu"))
+    assert wide is not None
+    cos, sin = wide.cos[position.prefix :], wide.sin[position.prefix :]
+    centre = len(cos) // 2
+    product = (cos * cos[centre] + sin * sin[centre]).mean(1).reshape(2 * h - 1, 2 * w - 1).numpy()
+    image = right.imshow(
+        product, cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest", extent=(0.5 - w, w - 0.5, h - 0.5, 0.5 - h)
+    )
+    right.plot(0, 0, marker="+", color="black", markersize=8)
+    _label(
+        right,
+        "q · k of two equal vectors by offset,\nrelative to no offset",
+        "columns right of the query",
+        "rows below it",
+    )
+    figure.colorbar(image, ax=right, label="mean cosine of the pairs' angles")
+
+
+def _label(axes: Axes, title: str, x: str, y: str, *, integers: bool = True) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    if integers:
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def _spread(count: int) -> list[int]:
+    """All of 0..count-1, or MOST_MAPS of them at even distances."""
+    if count <= MOST_MAPS:
+        return list(range(count))
+    return [round(i * (count - 1) / (MOST_MAPS - 1)) for i in range(MOST_MAPS)]

@@ -1,0 +1,138 @@
+"""One way into MLflow: a quiet import, explicit addresses, short waits, a store that is set up exactly once."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vitray.errors import TrackingError
+
+# Seconds to wait for an answer, and no hidden retries: MLflow's own defaults hold a caller for about four minutes
+# when a server is dead, and repeat POSTs that may have succeeded. Who calls retries, knowing what is safe to repeat.
+REQUEST_TIMEOUT_S = 10
+_import_lock = threading.Lock()
+_prepared: set[str] = set()
+
+
+def is_server(tracking_uri: str) -> bool:
+    """True for an MLflow server (http, https), False for a database that is opened directly."""
+    return tracking_uri.startswith(("http://", "https://"))
+
+
+def load_mlflow() -> Any:
+    """The mlflow module: without telemetry, without chatter, without long waits. Takes seconds the first time."""
+    with _import_lock:
+        before = os.environ.get("MLFLOW_DISABLE_TELEMETRY")
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read once, during the import; put back right after it
+        try:
+            import mlflow
+            import mlflow.environment_variables as settings
+            from mlflow.telemetry import client as telemetry
+        finally:
+            if before is None:
+                os.environ.pop("MLFLOW_DISABLE_TELEMETRY", None)
+            else:
+                os.environ["MLFLOW_DISABLE_TELEMETRY"] = before
+        if telemetry.get_telemetry_client() is not None:  # somebody else imported mlflow before us
+            telemetry._set_telemetry_client(None)
+        # Defaults, not the environment: a user's own MLFLOW_HTTP_... still wins, and no child process inherits ours.
+        settings.MLFLOW_HTTP_REQUEST_MAX_RETRIES.default = 0
+        settings.MLFLOW_HTTP_REQUEST_TIMEOUT.default = REQUEST_TIMEOUT_S
+        settings.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.default = True  # stdout is for data, e.g. --output json
+        settings.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.default = False
+        settings.MLFLOW_UV_AUTO_DETECT.default = False  # it would copy a uv.lock of the current folder into models
+        if not os.environ.get("MLFLOW_LOGGING_LEVEL"):
+            for name in ("mlflow", "alembic"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)  # every failure reaches a person through us
+    return mlflow
+
+
+def connect(tracking_uri: str, artifact_root: Path | None = None) -> Any:
+    """An ``MlflowClient`` for a store; the embedded one is set up first if it is new.
+
+    Args:
+        tracking_uri: ``http(s)://...`` or a database such as ``sqlite:////path/mlflow.db``.
+        artifact_root: where a new embedded store puts artifacts by default.
+
+    Raises:
+        TrackingError: the database was made by another MLflow version, or cannot be opened.
+    """
+    mlflow = load_mlflow()
+    if not is_server(tracking_uri):
+        prepare_store(tracking_uri, artifact_root)
+    return mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def sqlite_path(tracking_uri: str) -> Path | None:
+    """The file behind ``sqlite:///...``; None for every other address."""
+    prefix = "sqlite:///"
+    return Path(tracking_uri.removeprefix(prefix)) if tracking_uri.startswith(prefix) else None
+
+
+def prepare_store(tracking_uri: str, artifact_root: Path | None = None) -> None:
+    """Create or check a database's tables, one process at a time: two that migrate at once break each other."""
+    database = sqlite_path(tracking_uri)
+    if tracking_uri in _prepared and (database is None or database.exists()):
+        return
+    load_mlflow()
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    if artifact_root is None:
+        artifact_root = database.parent / "artifacts" if database else Path("mlartifacts").resolve()
+    try:
+        if database is None:
+            SqlAlchemyStore(tracking_uri, artifact_root.as_uri())
+        else:
+            database.parent.mkdir(parents=True, exist_ok=True)
+            with (database.parent / f"{database.name}.lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                SqlAlchemyStore(tracking_uri, artifact_root.as_uri())
+    except MlflowException as error:
+        if "out-of-date database schema" in str(error):
+            raise TrackingError(
+                "this database was made by another MLflow version",
+                where=tracking_uri,
+                remedy=f"back it up, then run: mlflow db upgrade {tracking_uri}",
+            ) from None
+        raise unreachable(tracking_uri, error) from None
+    except Exception as error:  # SQLAlchemy's and the driver's errors, of which there are many
+        raise unreachable(tracking_uri, error) from None
+    _prepared.add(tracking_uri)
+
+
+def brief(error: BaseException | str) -> str:
+    """The cause in a few words: what the network said where it is known, else the first line."""
+    text = str(error).strip()
+    for phrase in ("connection refused", "timed out", "name or service not known", "no route to host"):
+        if phrase in text.lower():
+            return phrase
+    return (text.splitlines() or [type(error).__name__])[0][:300]
+
+
+def unreachable(tracking_uri: str, error: Exception) -> TrackingError:
+    """The error for a store that does not answer."""
+    remedy = "start the server or correct MLFLOW_TRACKING_URI" if is_server(tracking_uri) else "check the database"
+    return TrackingError(f"the MLflow store does not answer: {brief(error)}", where=tracking_uri, remedy=remedy)
+
+
+@contextlib.contextmanager
+def asking(tracking_uri: str) -> Iterator[None]:
+    """Turns every failure of MLflow inside the block into a :class:`TrackingError` that names the store."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:
+        code = getattr(error, "error_code", "")
+        if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
+            what = brief(error).removeprefix(f"{code}: ")
+            remedy = "check your credentials" if code == "PERMISSION_DENIED" else "correct the request"
+            raise TrackingError(f"MLflow refused: {what}", where=tracking_uri, remedy=remedy) from error
+        raise unreachable(tracking_uri, error) from error

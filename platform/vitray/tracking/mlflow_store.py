@@ -1,0 +1,126 @@
+"""The tracker that ends in MLflow: reports go to a spool on disk, a background thread brings them to the server.
+
+Training never waits for MLflow and never dies of it: a dead, slow or failing server costs one warning and a growing
+spool, which is sent when the server is back, by this process or by the next one that uses the same spool folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vitray.tracking.server import Server
+from vitray.tracking.tracker import Status, check_run_key, check_status, not_started, now_ms
+from vitray.tracking.uploader import Uploader
+
+CLOSE_WAIT_S = 15.0
+logger = logging.getLogger("vitray.tracking")
+
+
+class MlflowTracker:
+    """A :class:`~vitray.tracking.tracker.Tracker` on an MLflow server or database.
+
+    Args:
+        tracking_uri: ``http(s)://...``, or a database such as ``sqlite:////path/mlflow.db``.
+        spool_dir: where reports wait until the server has them.
+        artifact_root: where experiments of an embedded store keep artifacts; a server decides for itself.
+        interval_s: seconds between two uploads of a run in progress.
+    """
+
+    def __init__(
+        self, tracking_uri: str, spool_dir: str | Path, artifact_root: str | Path, *, interval_s: float = 1.0
+    ) -> None:
+        server = Server(tracking_uri, Path(artifact_root).resolve())
+        self._uploader = Uploader(server, Path(spool_dir).resolve(), interval_s)
+        self._lock = threading.Lock()
+        self._started: dict[str, dict[str, Any]] = {}
+        self._disk_failed = False
+
+    def start_run(
+        self,
+        run: str,
+        *,
+        name: str,
+        experiment: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        parent: str | None = None,
+    ) -> None:
+        """As the protocol says.
+
+        Raises:
+            TrackingError: another living process reports to this run.
+        """
+        check_run_key(run)
+        body = {
+            "run": run,
+            "name": name,
+            "experiment": experiment,
+            "parent": parent,
+            "timestamp_ms": now_ms(),
+            "params": {key: _plain(value) for key, value in params.items()},
+            "tags": {key: str(value) for key, value in tags.items()},
+        }
+        with self._lock:
+            self._started[run] = body
+        self._take(run, "start", body)
+        self._uploader.wake()
+
+    def log_metrics(
+        self, run: str, metrics: Mapping[str, float], *, step: int, timestamp_ms: int | None = None
+    ) -> None:
+        values = {key: float(value) for key, value in metrics.items()}
+        stamp = now_ms() if timestamp_ms is None else timestamp_ms
+        self._take(run, "metrics", {"step": int(step), "timestamp_ms": stamp, "values": values}, durable=False)
+
+    def log_artifact(self, run: str, path: str | Path, folder: str = "") -> None:
+        if not Path(path).exists():
+            raise FileNotFoundError(path)
+        self._take(run, "artifact", {"path": str(path), "folder": folder})
+
+    def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
+        self._take(run, "tags", {"tags": {key: str(value) for key, value in tags.items()}})
+
+    def end_run(self, run: str, status: Status) -> None:
+        check_status(status)
+        self._take(run, "end", {"status": status, "timestamp_ms": now_ms()})
+        self._uploader.wake()
+
+    def flush(self, timeout_s: float) -> bool:
+        return self._uploader.drain(timeout_s)
+
+    def close(self) -> None:
+        left = self._uploader.close(CLOSE_WAIT_S)
+        if left:
+            logger.warning(
+                "the reports of %d run(s) wait in %s: the next vitray command that tracks brings them to MLflow",
+                left,
+                self._uploader.spool_dir,
+            )
+
+    def _take(self, run: str, kind: str, body: dict[str, Any], *, durable: bool = True) -> None:
+        """Onto the disk, or, when the disk fails, into one warning: a full disk must not stop the training too."""
+        with self._lock:
+            start = self._started.get(run)
+        if start is None:
+            raise not_started(run)
+        try:
+            with self._uploader.using(run) as spool:
+                if kind != "start" and spool.size == 0:  # ended, delivered, removed: a late word needs a beginning
+                    spool.append("start", {**start, "late": True, "params": {}})
+                if kind == "artifact":
+                    body = {**body, "path": spool.keep_file(Path(body["path"]))}
+                spool.append(kind, body, durable=durable)
+            self._disk_failed = False
+        except OSError as error:
+            if not self._disk_failed:
+                logger.warning("reports are being lost: %s cannot be written: %s", self._uploader.spool_dir, error)
+            self._disk_failed = True
+
+
+def _plain(value: Any) -> Any:
+    """A parameter as JSON can hold it; anything else as its text."""
+    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)

@@ -1,0 +1,129 @@
+"""Runs as people know them: a name, a folder, an entry in the tracker."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from vitray import __version__
+from vitray.errors import ConfigError, VitrayError, nearest
+from vitray.experiment import Experiment
+from vitray.home import Home
+from vitray.tracking.tracker import Tracker
+from vitray.train.report import OnProgress, OnReport, Report
+
+if TYPE_CHECKING:  # Ray and torch: not needed to name a run
+    from vitray.train.worker_group import WorkerGroup
+
+_FILE = "experiment.yaml"
+_VERSIONS = ("ray", "torch", "mlflow")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One tracked training: ``key`` names it for the tracker, for ever and everywhere."""
+
+    key: str
+    name: str
+    kind: str
+    folder: Path
+    experiment: Experiment
+    fingerprint: str
+    parent: str | None = None
+
+    def begin(self, tracker: Tracker, extra_tags: Mapping[str, str] | None = None) -> None:
+        """Enter the run in the tracker (or find it there), with its config as an artifact."""
+        tracker.start_run(
+            self.key,
+            name=self.name,
+            experiment=self.experiment.tracking.experiment,
+            params={k: v for k, v in self.experiment.flat().items() if v is not None},
+            tags={
+                "vitray.kind": self.kind,
+                "vitray.version": __version__,
+                "vitray.config_hash": self.experiment.identity,
+                "vitray.dataset_fingerprint": self.fingerprint,
+                **{f"version.{name}": importlib.metadata.version(name) for name in _VERSIONS},
+                **(extra_tags or {}),
+            },
+            parent=self.parent,
+        )
+        tracker.log_artifact(self.key, self.write_config())
+
+    def write_config(self) -> Path:
+        """The resolved experiment as YAML in the run's folder; ``vitray train`` reads it again."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / _FILE
+        path.write_text(yaml.safe_dump(json.loads(self.experiment.model_dump_json()), sort_keys=False))
+        return path
+
+
+def train_run(
+    run: Run,
+    group: WorkerGroup,
+    tracker: Tracker,
+    *,
+    on_report: OnReport = lambda report: True,
+    on_progress: OnProgress | None = None,
+    extra_tags: Mapping[str, str] | None = None,
+) -> Report | None:
+    """Train a run's experiment in a group, from its newest checkpoint on, and track it. Returns the last report.
+
+    Raises:
+        VitrayError: why it failed; the run is then FAILED in the tracker.
+    """
+    run.begin(tracker, extra_tags)
+    last: Report | None = None
+
+    def take(report: Report) -> bool:
+        nonlocal last
+        last = report
+        tracker.log_metrics(run.key, report.metrics, step=report.epoch, timestamp_ms=report.timestamp_ms)
+        return on_report(report)
+
+    try:
+        group.run(run.experiment, run.folder, take, on_progress)
+    except KeyboardInterrupt:
+        tracker.end_run(run.key, "KILLED")
+        raise
+    except VitrayError as error:
+        tracker.set_tags(run.key, {"vitray.failure": str(error)})
+        tracker.end_run(run.key, "FAILED")
+        raise
+    tracker.end_run(run.key, "FINISHED")
+    return last
+
+
+def new_name(home: Home, wanted: str, *, exact: bool, remedy: str) -> str:
+    """A run's name that is free: ``wanted``, or (unless ``exact``) ``wanted-2`` and so on.
+
+    Raises:
+        ConfigError: ``exact`` and taken.
+    """
+    if not (home.runs / wanted).exists():
+        return wanted
+    if exact:
+        raise ConfigError(f"a run named {wanted!r} exists already", where=str(home.runs / wanted), remedy=remedy)
+    number = 2
+    while (home.runs / f"{wanted}-{number}").exists():
+        number += 1
+    return f"{wanted}-{number}"
+
+
+def saved_experiment(home: Home, name: str) -> Experiment:
+    """The experiment of an earlier run.
+
+    Raises:
+        ConfigError: there is no run of that name.
+    """
+    path = home.runs / name / _FILE
+    if not path.is_file():
+        known = [p.parent.name for p in home.runs.glob(f"*/{_FILE}")]
+        raise ConfigError(f"there is no run named {name!r}", where=str(home.runs), remedy=nearest(name, known))
+    return Experiment.load(path)

@@ -1,0 +1,228 @@
+"""The space of a sweep, checked before anything starts: only valid points are ever scheduled, and none twice.
+
+A list is a choice; ``{int: [low, high, step]}``, ``{uniform: [low, high]}`` and ``{log: [low, high]}`` are ranges. Keys
+are dotted config keys. Architecture keys restrict each other (heads must divide the width, a patch the image), so their
+whole product is tried out on the config's own validation; other keys are valid or not by themselves.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vitray.config_base import section_at
+from vitray.data.rng import key as name_key
+from vitray.errors import ConfigError, nearest
+from vitray.experiment import Experiment
+
+Point = Mapping[str, Any]
+_TRIES = 1000
+_MOST_SHAPES = 200_000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some values."""
+
+    values: tuple[Any, ...]
+
+    @property
+    def size(self) -> float:
+        return len(self.values)
+
+    def at(self, u: float) -> Any:
+        return self.values[min(int(u * len(self.values)), len(self.values) - 1)]
+
+
+@dataclass(frozen=True)
+class Range:
+    """A real number between ``low`` and ``high``, evenly or (``log``) evenly in its logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @property
+    def size(self) -> float:
+        return math.inf
+
+    def at(self, u: float) -> float:
+        if self.log:
+            return float(self.low * (self.high / self.low) ** u)
+        return float(self.low + (self.high - self.low) * u)
+
+
+Dimension = Choice | Range
+
+
+@dataclass(frozen=True)
+class Space:
+    """Dimensions by config key, and the combinations of architecture values that are valid."""
+
+    base: Experiment
+    dimensions: Mapping[str, Dimension]
+    shapes: tuple[Point, ...]
+    refused: Mapping[str, int]
+
+    @property
+    def size(self) -> float:
+        """Points, valid or not; infinite with a range in it."""
+        return math.prod(d.size for d in self.dimensions.values())
+
+    @property
+    def valid_size(self) -> float:
+        return len(self.shapes) * math.prod(d.size for k, d in self.dimensions.items() if not _is_shape(k, d))
+
+    def grid(self) -> Iterator[Point]:
+        """Every valid point.
+
+        Raises:
+            ConfigError: a range has no grid.
+        """
+        rest = {k: d for k, d in self.dimensions.items() if not _is_shape(k, d)}
+        for name, dimension in rest.items():
+            if isinstance(dimension, Range):
+                raise ConfigError(
+                    "is a range, which has no grid",
+                    where=f"search.space.{name}",
+                    remedy="list its values, or set search.algorithm=random",
+                )
+        for shape in self.shapes:
+            for values in itertools.product(*(d.values for d in rest.values() if isinstance(d, Choice))):
+                yield {**shape, **dict(zip(rest, values, strict=True))}
+
+    def random(self, count: int, seed: int) -> list[Point]:
+        """``count`` different valid points (fewer if there are not that many), spread evenly over every dimension.
+
+        A Latin hypercube (McKay, Beckman & Conover 1979): each dimension is cut into ``count`` parts and every part is
+        used once, so that eight trials over six encodings try all six. A point that is invalid or was drawn before
+        is drawn again at random.
+        """
+        generator = np.random.Generator(np.random.Philox(key=name_key("space", seed)))
+        valid = {_frozen(shape) for shape in self.shapes}
+        count = int(min(count, self.valid_size))
+        if count * 2 > self.valid_size:  # so dense that drawing would mostly repeat: shuffle the grid instead
+            points = list(self.grid())
+            return [points[i] for i in generator.permutation(len(points))[:count]]
+        strata = {name: generator.permutation(count) for name in self.dimensions}
+        chosen: dict[frozenset[tuple[str, Any]], Point] = {}
+        for i in range(count):
+            point = self._point({name: (strata[name][i] + generator.random()) / count for name in self.dimensions})
+            for _ in range(_TRIES):
+                if _frozen(self._shape_of(point)) in valid and _frozen(point) not in chosen:
+                    break
+                shape = self.shapes[int(generator.integers(len(self.shapes)))]
+                point = {**self._point({name: generator.random() for name in self.dimensions}), **shape}
+            chosen.setdefault(_frozen(point), point)
+        return list(chosen.values())
+
+    def _point(self, unit: Mapping[str, float]) -> dict[str, Any]:
+        return {name: dimension.at(unit[name]) for name, dimension in self.dimensions.items()}
+
+    def _shape_of(self, point: Point) -> Point:
+        return {name: value for name, value in point.items() if _is_shape(name, self.dimensions[name])}
+
+
+def compile_space(experiment: Experiment) -> Space:
+    """Parse and check the space of a resolved experiment.
+
+    Raises:
+        ConfigError: no search section, an unknown key, a malformed dimension, a value that is invalid by itself, or
+            no valid combination at all.
+    """
+    if experiment.search is None or not experiment.search.space:
+        raise ConfigError("has no space to search", where="search.space", remedy="name config keys and their values")
+    dimensions = {name: _dimension(name, raw) for name, raw in experiment.search.space.items()}
+    shape_keys = [name for name, dimension in dimensions.items() if _is_shape(name, dimension)]
+    for name, dimension in dimensions.items():
+        if name not in shape_keys:
+            for value in dimension.values if isinstance(dimension, Choice) else (dimension.low, dimension.high):
+                _try(experiment, {name: value})
+    choices = [dimensions[name] for name in shape_keys]
+    combinations = math.prod(c.size for c in choices)
+    if combinations > _MOST_SHAPES:
+        raise ConfigError(
+            f"has {combinations:,.0f} architectures, more than {_MOST_SHAPES:,}",
+            where="search.space",
+            remedy="list fewer model values",
+        )
+    shapes, refused = [], Counter[str]()
+    for values in itertools.product(*(c.values for c in choices if isinstance(c, Choice))):
+        shape = dict(zip(shape_keys, values, strict=True))
+        try:
+            experiment.with_values(shape)
+        except ConfigError as error:
+            refused[error.what.split(";")[0]] += 1
+            continue
+        shapes.append(shape)
+    if not shapes:
+        reason, _ = refused.most_common(1)[0]
+        raise ConfigError(
+            f"holds no valid point: {reason}", where="search.space", remedy="change the values so that some fit"
+        )
+    return Space(experiment, dimensions, tuple(shapes), dict(refused))
+
+
+def points_of(experiment: Experiment, space: Space) -> list[Point]:
+    """The points that a sweep will run, in order."""
+    search = experiment.search
+    assert search is not None
+    if search.algorithm == "grid":
+        return list(itertools.islice(space.grid(), search.trials))
+    return space.random(search.trials, search.seed)
+
+
+def _is_shape(name: str, dimension: Dimension) -> bool:
+    return name.startswith("model.") and isinstance(dimension, Choice)
+
+
+def _dimension(name: str, raw: Any) -> Dimension:
+    where = f"search.space.{name}"
+    section, _, field = name.rpartition(".")
+    owner = section_at(Experiment, tuple(section.split(".")))
+    if section in ("", "search", "cluster", "tracking") or owner is None or field not in owner.model_fields:
+        known = [f"{s}.{f}" for s in ("model", "data", "train", "optim") for f in _fields(s)]
+        raise ConfigError(f"unknown key {name!r}", where="search.space", remedy=nearest(name, known))
+    if isinstance(raw, list):
+        if not raw:
+            raise ConfigError("lists no value", where=where, remedy="give at least one")
+        return Choice(tuple(dict.fromkeys(tuple(v) if isinstance(v, list) else v for v in raw)))
+    if isinstance(raw, dict) and len(raw) == 1:
+        kind, bounds = next(iter(raw.items()))
+        numeric = isinstance(bounds, list) and all(isinstance(b, int | float) for b in bounds)
+        if kind == "int" and numeric and len(bounds) in (2, 3) and all(isinstance(b, int) for b in bounds):
+            low, high, step = (*bounds, 1)[:3]
+            if low <= high and step > 0:
+                return Choice(tuple(range(low, high + 1, step)))
+        if kind in ("uniform", "log") and numeric and len(bounds) == 2:
+            low, high = bounds
+            if low < high and (kind == "uniform" or low > 0):
+                return Range(float(low), float(high), log=kind == "log")
+    raise ConfigError(
+        f"is not a dimension: {raw!r}",
+        where=where,
+        remedy="write a list of values, {int: [low, high, step]}, {uniform: [low, high]} or {log: [low, high]}",
+    )
+
+
+def _fields(section: str) -> list[str]:
+    owner = section_at(Experiment, (section,))
+    return list(owner.model_fields) if owner else []
+
+
+def _try(experiment: Experiment, values: Point) -> None:
+    try:
+        experiment.with_values(dict(values))
+    except ConfigError as error:
+        name = next(iter(values))
+        raise ConfigError(error.what, where=f"search.space.{name}", remedy=error.remedy) from None
+
+
+def _frozen(point: Point) -> frozenset[tuple[str, Any]]:
+    return frozenset(point.items())

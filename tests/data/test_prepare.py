@@ -1,0 +1,339 @@
+"""From images to a dataset folder: complete, stratified, reproducible, and nothing half-done."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.datasets import load_digits
+
+from vitray.data.decode import decode, encode_png
+from vitray.data.manifest import SPLITS
+from vitray.data.prepare import prepare
+from vitray.data.shards import ShardStore, verify
+from vitray.errors import DataError
+
+MakeFolder = Callable[..., Path]
+
+
+def table(folder: Path, split: str) -> pa.Table:
+    store = ShardStore.open(folder)
+    return pa.concat_tables([store.read_group(split, group) for group in range(store.num_groups(split))])
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def quarantine(folder: Path) -> list[dict[str, str | None]]:
+    rows: list[dict[str, str | None]] = pq.read_table(folder / "quarantine.parquet").to_pylist()
+    return rows
+
+
+def test_digits_are_all_there_once_stratified_and_unchanged(digits: Path) -> None:
+    store, truth = ShardStore.open(digits), load_digits()
+    assert [store.num_rows(split) for split in SPLITS] == [1258, 180, 359]
+    seen = []
+    for split in SPLITS:
+        rows = table(digits, split)
+        assert rows.column_names == ["sample_id", "image", "label", "width", "height"]
+        assert rows["sample_id"].to_pylist() == list(range(rows.num_rows))
+        assert set(rows["width"].to_pylist()) | set(rows["height"].to_pylist()) == {8}
+        images = [decode(data, 1)[:, :, 0] for data in rows["image"].to_pylist()]
+        seen += [(label, image.tobytes()) for label, image in zip(rows["label"].to_pylist(), images, strict=True)]
+    want = [
+        (int(label), np.rint(image * 255 / 16).astype(np.uint8).tobytes())
+        for label, image in zip(truth.target, truth.images, strict=True)
+    ]
+    assert sorted(seen) == sorted(want)
+    assert seen != want  # permuted
+    counts = np.array([store.manifest.splits[split].class_counts for split in SPLITS])
+    expected = np.outer((0.7, 0.1, 0.2), np.bincount(truth.target))
+    assert np.abs(counts - expected).max() <= 2
+
+
+def test_rows_are_mixed_not_in_runs_of_a_class(digits: Path) -> None:
+    labels = np.array(table(digits, "train")["label"])
+    runs = np.count_nonzero(labels[1:] == labels[:-1]) / len(labels)
+    assert 0.06 < runs < 0.14  # one in ten by chance
+
+
+def test_the_manifest_is_true(digits: Path) -> None:
+    manifest = ShardStore.open(digits).manifest
+    assert manifest.classes == tuple("0123456789")
+    assert (manifest.channels, manifest.image_size, manifest.rows_per_group) == (1, (8, 8), 64)
+    for split in manifest.splits.values():
+        for shard in split.shards:
+            data = (digits / shard.file).read_bytes()
+            assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.bytes, shard.sha256)
+    pixels = np.concatenate([decode(data, 1).ravel() for data in table(digits, "train")["image"].to_pylist()]) / 255
+    assert manifest.mean == pytest.approx([pixels.mean()], abs=1e-7)
+    assert manifest.std == pytest.approx([pixels.std()], abs=1e-7)
+
+
+def test_only_the_last_row_group_of_a_split_is_short(sharded: ShardStore) -> None:
+    assert len(sharded.manifest.splits["train"].shards) > 3
+    for split in SPLITS:
+        sizes = [
+            footer.row_group(group).num_rows
+            for shard in sharded.manifest.splits[split].shards
+            for footer in [pq.read_metadata(f"{sharded.path}/{shard.file}")]
+            for group in range(footer.num_row_groups)
+        ]
+        assert set(sizes[:-1]) == {16}
+        assert sum(sizes) == sharded.num_rows(split)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(digits: Path, tmp_path: Path) -> None:
+    prepare("builtin:digits", tmp_path / "again")
+    assert files(tmp_path / "again") == files(digits)
+    other = prepare("builtin:digits", tmp_path / "other", seed=1)
+    assert other.fingerprint != ShardStore.open(digits).fingerprint
+    train = [set(table(folder, "train")["image"].to_pylist()) for folder in (digits, tmp_path / "other")]
+    assert 0.4 < len(train[0] & train[1]) / len(train[0]) < 0.95  # another split, not only another order
+
+
+def test_a_moved_folder_gives_the_same_fingerprint(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder()
+    first = prepare(str(folder), tmp_path / "one")
+    folder.rename(tmp_path / "moved")
+    second = prepare(str(tmp_path / "moved"), tmp_path / "two")
+    assert first.fingerprint == second.fingerprint
+    assert first.source != second.source
+
+
+def test_a_folder_is_told_by_content_and_its_bytes_stay(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder(classes=("dog", "cat", "Ant"))
+    manifest = prepare(str(folder), tmp_path / "ds", rows_per_group=8)
+    assert manifest.classes == ("Ant", "cat", "dog")
+    assert (manifest.channels, manifest.image_size, manifest.refused) == (3, (24, 32), 0)
+    stored = {
+        (manifest.classes[row["label"]], row["image"])
+        for split in SPLITS
+        for row in table(tmp_path / "ds", split).to_pylist()
+    }
+    assert stored == {(f.relative_to(folder).parts[0], f.read_bytes()) for f in folder.rglob("*") if f.is_file()}
+    assert not (tmp_path / "ds/quarantine.parquet").exists()
+
+
+def test_damaged_files_go_to_quarantine_and_nothing_else(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder(per_class=40)
+    jpeg, png = (folder / "cat/0.jpg").read_bytes(), (folder / "cat/1.png").read_bytes()
+    flipped = bytearray(png)
+    flipped[len(png) // 2] ^= 4
+    damage = {
+        "cat/empty.jpg": (b"", "empty file"),
+        "cat/cut.jpg": (jpeg[:-30], "truncated JPEG"),
+        "cat/cut.png": (png[: len(png) // 2], "truncated PNG"),
+        "dog/flipped.png": (bytes(flipped), "damaged PNG: cannot be decoded"),
+        "dog/page.jpg": (b"<!DOCTYPE html><title>404</title>", "not a JPEG or PNG, but HTML"),
+        "dog/notes.txt": (b"my dogs", "not a JPEG or PNG"),
+    }
+    for name, (data, _) in damage.items():
+        (folder / name).write_bytes(data)
+    (folder / "dog/dangling.jpg").symlink_to("nowhere")
+    manifest = prepare(str(folder), tmp_path / "ds", max_bad_fraction=0.1)
+    found = quarantine(tmp_path / "ds")
+    expected: list[dict[str, str | None]] = [
+        {"path": name, "sha256": hashlib.sha256(data).hexdigest(), "reason": reason}
+        for name, (data, reason) in damage.items()
+    ]
+    expected.append({"path": "dog/dangling.jpg", "sha256": None, "reason": "cannot be read: No such file or directory"})
+    assert found == sorted(expected, key=lambda row: str(row["path"]))
+    assert manifest.refused == 7
+    assert sum(split.rows for split in manifest.splits.values()) == 80
+    assert verify(ShardStore.open(tmp_path / "ds")) == []
+
+
+def test_too_many_bad_files_stop_it_with_names_and_reasons(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder()
+    for i in range(7):
+        (folder / f"cat/bad{i}.jpg").touch()
+    with pytest.raises(DataError) as error:
+        prepare(str(folder), tmp_path / "ds")
+    message = str(error.value)
+    assert "cat/bad0.jpg: empty file" in message
+    assert "and 2 more" in message
+    assert "--max-bad-fraction" in message
+    assert not (tmp_path / "ds").exists()
+
+
+def test_an_image_with_more_pixels_than_allowed_is_refused(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder()
+    (folder / "cat/large.png").write_bytes(encode_png(np.zeros((40, 40, 3), np.uint8)))
+    prepare(str(folder), tmp_path / "ds", max_pixels=1000, max_bad_fraction=0.1)
+    assert [row["path"] for row in quarantine(tmp_path / "ds")] == ["cat/large.png"]
+
+
+def test_duplicates_stay_in_one_split(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder(per_class=30)
+    for i in range(0, 30, 5):
+        original = (folder / f"cat/{i}.jpg").read_bytes()
+        for copy in range(4):
+            (folder / f"{'dog' if copy == 3 else 'cat'}/copy-{i}-{copy}.jpg").write_bytes(original)
+    manifest = prepare(str(folder), tmp_path / "ds")
+    assert manifest.duplicates == 24
+    images = [set(table(tmp_path / "ds", split)["image"].to_pylist()) for split in SPLITS]
+    assert sum(map(len, images)) == len(images[0] | images[1] | images[2]) == 60
+
+
+def test_gray_images_make_a_gray_dataset_and_one_in_colour_an_rgb_one(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / "src" / label).mkdir(parents=True)
+        for i in range(10):
+            gray = np.full((5, 5 + i % 2), 10 * i + (label == "b"), np.uint8)
+            (tmp_path / "src" / label / f"{i}.png").write_bytes(encode_png(gray))
+    manifest = prepare(str(tmp_path / "src"), tmp_path / "gray")
+    assert (manifest.channels, manifest.image_size, len(manifest.mean)) == (1, None, 1)
+    (tmp_path / "src/a/0.png").write_bytes(encode_png(np.full((5, 5, 3), (250, 0, 0), np.uint8)))
+    assert len(prepare(str(tmp_path / "src"), tmp_path / "rgb").mean) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"fractions": (0.5, 0.5, 0.5)}, "fractions"),
+        ({"fractions": (0.0, 0.5, 0.5)}, "fractions"),
+        ({"rows_per_group": 0}, "rows_per_group"),
+        ({"shard_mb": 0}, "shard_mb"),
+        ({"max_bad_fraction": 2}, "max_bad_fraction"),
+    ],
+)
+def test_an_option_out_of_range_is_named(options: dict[str, object], names: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=names) as error:
+        prepare("builtin:digits", tmp_path / "ds", **options)  # type: ignore[arg-type]
+    assert error.value.remedy
+    assert not (tmp_path / "ds").exists()
+
+
+def test_a_split_or_class_left_empty_is_named(make_folder: MakeFolder, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="leave none for 'val'"):
+        prepare(str(make_folder("tiny", per_class=1)), tmp_path / "ds")
+    folder = make_folder("spoilt")
+    (folder / "eel").mkdir()
+    (folder / "eel/1.jpg").touch()
+    with pytest.raises(DataError, match="class 'eel' has no usable image"):
+        prepare(str(folder), tmp_path / "ds", max_bad_fraction=0.5)
+    assert not (tmp_path / "ds").exists()
+
+
+def test_a_split_of_share_zero_is_empty(digits: Path, tmp_path: Path) -> None:
+    prepare("builtin:digits", tmp_path / "ds", fractions=(0.8, 0.2, 0.0))
+    store = ShardStore.open(tmp_path / "ds")
+    assert (store.num_rows("test"), store.num_groups("test")) == (0, 0)
+
+
+def test_a_used_destination_is_left_alone(make_folder: MakeFolder, tmp_path: Path) -> None:
+    source, dest = make_folder(), tmp_path / "ds"
+    prepare(str(source), dest)
+    with pytest.raises(DataError, match="holds a dataset already") as error:
+        prepare(str(source), dest)
+    assert "--overwrite" in str(error.value)
+    replaced = prepare(str(source), dest, seed=1, overwrite=True)
+    assert ShardStore.open(dest).fingerprint == replaced.fingerprint
+    (dest / "thesis.tex").write_text("years of work")
+    with pytest.raises(DataError, match=r"thesis\.tex"):
+        prepare(str(source), dest, overwrite=True)
+    refused: list[tuple[str | Path, str]] = [
+        (source, "inside or around"),
+        (source / "cat/ds", "inside or around"),
+        ("s3://b/ds", "not a local"),
+    ]
+    for bad, says in refused:
+        with pytest.raises(DataError, match=says):
+            prepare(str(source), bad)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="is a file"):
+        prepare(str(source), tmp_path / "file")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ds", "file", "pictures"]
+
+
+def test_a_source_that_changes_meanwhile_is_noticed(make_folder: MakeFolder, tmp_path: Path) -> None:
+    source = make_folder()
+
+    def meddle(phase: str, done: int, total: int) -> None:
+        if phase == "scan" and done == total:
+            (source / "cat/0.jpg").write_bytes((source / "cat/2.png").read_bytes())
+
+    with pytest.raises(DataError, match=r"cat/0\.jpg: changed while"):
+        prepare(str(source), tmp_path / "ds", progress=meddle)
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_an_interrupt_leaves_nothing(make_folder: MakeFolder, tmp_path: Path) -> None:
+    def interrupt(phase: str, done: int, total: int) -> None:
+        if phase == "write":
+            raise KeyboardInterrupt
+
+    source = make_folder()
+    with pytest.raises(KeyboardInterrupt):
+        prepare(str(source), tmp_path / "ds", progress=interrupt)
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_a_killed_prepare_leaves_no_dataset_and_the_next_one_sweeps(make_folder: MakeFolder, tmp_path: Path) -> None:
+    source, dest = make_folder(), tmp_path / "out/ds"
+    script = (
+        "import os, signal, sys\n"
+        "from vitray.data.prepare import prepare\n"
+        "die = lambda phase, done, total: phase == 'write' and os.kill(os.getpid(), signal.SIGKILL)\n"
+        "prepare(sys.argv[1], sys.argv[2], progress=die)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(source), str(dest)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not dest.exists()
+    assert len(list((tmp_path / "out").iterdir())) == 1  # what it left is hidden beside the destination
+    with pytest.raises(DataError, match="no such dataset"):
+        ShardStore.open(dest)
+    prepare(str(source), dest)
+    assert list((tmp_path / "out").iterdir()) == [dest]
+
+
+def test_of_several_at_once_one_wins_and_the_others_say_so(make_folder: MakeFolder, tmp_path: Path) -> None:
+    source, dest = make_folder(), tmp_path / "out/ds"
+
+    def attempt(seed: int) -> str:
+        try:
+            return prepare(str(source), dest, seed=seed).fingerprint
+        except DataError as error:
+            return error.what
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(attempt, range(4)))
+    assert results.count(ShardStore.open(dest).fingerprint) == 1
+    assert set(results) - {ShardStore.open(dest).fingerprint} <= {
+        "was filled by somebody else meanwhile",
+        "holds a dataset already",
+    }
+    assert list((tmp_path / "out").iterdir()) == [dest]
+    assert verify(ShardStore.open(dest)) == []
+
+
+def test_progress_counts_every_image_in_both_phases(make_folder: MakeFolder, tmp_path: Path) -> None:
+    calls: list[tuple[str, int, int]] = []
+    prepare(str(make_folder()), tmp_path / "ds", progress=lambda *call: calls.append(call))
+    assert [call for call in calls if call[1] == call[2]] == [("scan", 40, 40), ("write", 40, 40)]
+
+
+def test_preparing_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from vitray.data.prepare import prepare\n"
+        "from vitray.data.shards import ShardStore\n"
+        "prepare('builtin:digits', sys.argv[1])\n"
+        "ShardStore.open(sys.argv[1]).read_group('train', 0)\n"
+        "print({'torch', 'ray', 'mlflow'} & set(sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "ds")], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "set()\n"

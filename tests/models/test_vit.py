@@ -1,0 +1,163 @@
+"""The whole model: against timm, its symmetries, its gradients, its randomness."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+import timm
+import torch
+from small_models import ENCODINGS, images, small_config, small_vit
+
+from vitray.errors import ConfigError, DataError
+from vitray.experiment import ModelConfig
+from vitray.models import VisionTransformer
+from vitray.models.drop_path import DropPath
+from vitray.models.patch_embed import patches
+
+ATTENTIONS, POOLS = ("full", "axial"), ("cls", "mean")
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(("name", "width", "heads"), [("tiny", 192, 3), ("small", 384, 6)])
+def test_timms_weights_load_strictly_and_give_its_logits(name: str, width: int, heads: int, pool: str) -> None:
+    options: dict[str, Any] = {"global_pool": "avg", "fc_norm": False} if pool == "mean" else {}
+    theirs = timm.create_model(f"vit_{name}_patch16_224", num_classes=1000, **options).eval()
+    ours = VisionTransformer(
+        ModelConfig(
+            image_size=224, patch_size=16, in_chans=3, num_classes=1000, embed_dim=width, num_heads=heads, pool=pool
+        )
+    ).eval()
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours.forward_features(x), theirs.forward_features(x), rtol=0, atol=1e-4)
+    theirs.load_state_dict(ours.state_dict())  # and the way back
+
+
+def test_one_step_of_gradients_is_timms() -> None:
+    theirs = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=10, depth=2)
+    ours = VisionTransformer(ModelConfig(image_size=64, in_chans=3, num_classes=10, depth=2))
+    ours.load_state_dict(theirs.state_dict())
+    x, y = torch.randn(4, 3, 64, 64), torch.arange(4)
+    for model in (ours, theirs):
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+    for name, parameter in theirs.named_parameters():
+        torch.testing.assert_close(ours.get_parameter(name).grad, parameter.grad, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "attention", "pool"), list(product(ENCODINGS, ATTENTIONS, POOLS)))
+def test_every_combination_runs_and_its_gradients_reach_every_parameter(kind: str, attention: str, pool: str) -> None:
+    model = VisionTransformer(
+        small_config(
+            pos_encoding=kind, attention=attention, pool=pool, registers=1, layer_scale=0.1, qk_norm=True,
+            dropout=0.1, attn_dropout=0.1,
+        )
+    )  # fmt: skip
+    x = images(model, 4)
+    logits = model(x)
+    assert logits.shape == (4, 5)
+    torch.nn.functional.cross_entropy(logits, torch.arange(4)).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def shuffled(model: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
+    """The same patches in another order."""
+    (h, w), p = model.config.grid, model.config.patch_size
+    cut = patches(x, p)[:, torch.randperm(h * w)]
+    return cut.reshape(len(x), h, w, -1, p, p).permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("kind", ENCODINGS)
+def test_order_of_patches_matters_exactly_with_positions(kind: str, pool: str) -> None:
+    model = small_vit(pos_encoding=kind, pool=pool).eval()
+    x = images(model)
+    with torch.no_grad():
+        moved = (model(x) - model(shuffled(model, x))).abs().max().item()
+    assert moved < 1e-5 if kind == "none" else moved > 1e-4
+
+
+def test_features_are_all_tokens_after_the_norm_and_pools_read_them() -> None:
+    for pool in POOLS:
+        model = small_vit(pool=pool, registers=2).eval()
+        x = images(model)
+        tokens = model.forward_features(x)
+        assert tokens.shape == (2, 3 + 12, 16)
+        pooled = tokens[:, 0] if pool == "cls" else tokens[:, 3:].mean(1)
+        torch.testing.assert_close(model(x), pooled @ model.head.weight.T + model.head.bias)
+
+
+def test_the_global_generator_decides_every_draw() -> None:
+    """Dropout and stochastic depth keep no state: the same seed before a step gives the same step."""
+    model = small_vit(dropout=0.3, attn_dropout=0.3, drop_path=0.5)
+    x = images(model, 8)
+    torch.manual_seed(7)
+    first, second = model(x), model(x)
+    torch.manual_seed(7)
+    assert torch.equal(model(x), first)
+    assert not torch.equal(first, second)
+
+
+def test_evaluation_is_deterministic_and_draws_nothing() -> None:
+    model = small_vit(dropout=0.3, attn_dropout=0.3, drop_path=0.5).eval()
+    x, state = images(model), torch.get_rng_state()
+    assert torch.equal(model(x), model(x))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean() -> None:
+    drop = DropPath(0.25)
+    out = drop(torch.ones(4000, 2, 3))
+    per_sample = out.flatten(1)
+    assert out.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert per_sample.eq(per_sample[:, :1]).all()
+    assert out.mean().item() == pytest.approx(1, abs=0.05)
+    rates = [block.drop_path1.p for block in small_vit(depth=5, drop_path=0.2).blocks]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+
+
+def test_initialisation_is_seeded_and_scales_tokens_alike_for_every_patch_size() -> None:
+    for patch in (1, 2, 4):
+        config = small_config(image_size=8, patch_size=patch, in_chans=1, embed_dim=64)
+        torch.manual_seed(3)
+        model = VisionTransformer(config)
+        torch.manual_seed(3)
+        again = VisionTransformer(config)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+        tokens = model.patch_embed(torch.randn(64, 1, 8, 8))
+        assert tokens.std().item() == pytest.approx(1, abs=0.15)
+
+
+def test_weight_decay_spares_positions_and_tokens() -> None:
+    assert small_vit(registers=1).no_weight_decay() == {"cls_token", "reg_token", "pos_embed"}
+    model = small_vit(pos_encoding="relative")
+    named = dict(model.named_parameters())
+    assert model.no_weight_decay() <= named.keys()
+    assert "position.offset" in model.no_weight_decay()
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 8), (2, 1, 6, 8), (2, 3, 7, 8), (2, 3, 6, 9)])
+def test_images_of_a_wrong_shape_are_refused_with_the_right_one(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match=r"\(batch, 3, height, width\)"):
+        small_vit()(torch.randn(shape))
+
+
+@pytest.mark.parametrize("missing", ["image_size", "in_chans", "num_classes"])
+def test_an_unresolved_config_is_refused(missing: str) -> None:
+    with pytest.raises(ConfigError, match=f"model.{missing}"):
+        VisionTransformer(small_config(**{missing: None}))
+
+
+def test_bfloat16_autocast_stays_near_float32() -> None:
+    for kind, attention in product(ENCODINGS, ATTENTIONS):
+        model = small_vit(pos_encoding=kind, attention=attention, qk_norm=True).eval()
+        x = images(model)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            low = model(x)
+        torch.testing.assert_close(low.float(), model(x), rtol=0.1, atol=0.3)
