@@ -59,3 +59,13 @@ def accumulating(model: nn.Module, *, last: bool) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether a collective broke because another rank is gone: not this experiment's fault.
+
+    Gloo's errors are plain RuntimeErrors that name its source; NCCL's have a class of their own.
+    """
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and "gloo" in str(error).lower()

@@ -22,7 +22,7 @@ from vitray.train.checkpoint import CheckpointStore
 from vitray.train.feed import Feed
 from vitray.train.loop import fit
 from vitray.train.mailbox import Job
-from vitray.train.ranks import Ranks
+from vitray.train.ranks import Ranks, lost_peer
 from vitray.train.report import Report
 
 _POLL_S = 30.0  # how long a rank waits in one call; it asks again until the group closes
@@ -84,6 +84,8 @@ def _run(job: Job, ranks: Ranks, config: ServeConfig) -> None:
             ),
         )
     except Exception as error:
+        if lost_peer(error):
+            raise  # Ray Train restarts the group, and the mailbox offers the job again
         ray.get(mailbox.fail.remote(job.number, _portable(error, job, ranks)))
         if ranks.world_size > 1 and not isinstance(error, TrainingError):
             # The other ranks may wait for this one in a collective; only a restart of the group frees them.
