@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from vitray.errors import ConfigError, nearest
 
@@ -28,6 +28,15 @@ class Section(BaseModel, metaclass=_Friendly):
     """A frozen group of config keys. Construction raises :class:`ConfigError` (a ``ValueError``)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic reads True as 1, and YAML reads `on` as True: `model.depth=on` must not become depth 1.
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and not {bool, Any} & {annotation, *getattr(annotation, "__args__", ())}:
+            raise ValueError(f"should not be {str(value).lower()}")
+        return value
 
 
 def section_at(cls: Any, path: tuple[str | int, ...]) -> type[Section] | None:

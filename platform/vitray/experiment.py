@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -24,7 +25,13 @@ ImageSize = Positive | tuple[Positive, Positive]
 
 
 def divisors(n: int) -> list[int]:
-    return [d for d in range(1, n + 1) if n % d == 0]
+    """In rising order."""
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return small + [n // d for d in reversed(small) if d * d != n]
+
+
+def _sides(size: ImageSize) -> tuple[int, int]:
+    return size if isinstance(size, tuple) else (size, size)
 
 
 def _closest(value: int, valid: Sequence[int]) -> str:
@@ -84,7 +91,7 @@ class ModelConfig(Section):
     def size(self) -> tuple[int, int]:
         """(height, width); the model must be resolved."""
         assert self.image_size is not None, "image_size is filled in by Experiment.resolve"
-        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+        return _sides(self.image_size)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -94,9 +101,12 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         if self.embed_dim % self.num_heads:
-            valid = _closest(self.num_heads, divisors(self.embed_dim))
+            heads = divisors(self.embed_dim)
+            if self.pos_encoding == "rope_2d":
+                heads = [h for h in heads if self.embed_dim // h % 4 == 0] or heads
             raise ValueError(
-                f"num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}; nearest that do: {valid}"
+                f"num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}; "
+                f"nearest that do: {_closest(self.num_heads, heads)}"
             )
         if self.image_size is not None:
             for side in set(self.size):
@@ -106,25 +116,29 @@ class ModelConfig(Section):
                         f"patch_size {self.patch_size} does not divide image_size {side}; "
                         f"nearest that do: {_closest(self.patch_size, common)}"
                     )
-        if self.pos_encoding == "rope_2d" and (self.embed_dim // self.num_heads) % 4:
-            raise ValueError(self._unfit("rope_2d rotates pairs on two axes, so embed_dim / num_heads", "head"))
-        if self.pos_encoding == "sinusoidal_2d" and self.embed_dim % 4:
-            raise ValueError(self._unfit("sinusoidal_2d gives each axis sines and cosines, so embed_dim", "width"))
-        if self.pos_encoding == "sinusoidal" and self.embed_dim % 2:
-            raise ValueError(f"sinusoidal pairs sines with cosines, so embed_dim {self.embed_dim} must be even")
+        width, head = self.embed_dim, self.embed_dim // self.num_heads
+        if self.pos_encoding == "rope_2d" and head % 4:
+            fit = [h for h in divisors(width) if width // h % 4 == 0]
+            advice = f"num_heads that fit: {', '.join(map(str, fit))}" if fit else self._widths(4 * self.num_heads)
+            raise ValueError(
+                f"rope_2d rotates pairs on two axes, so embed_dim / num_heads must be a multiple of 4, not {head}; "
+                f"{advice}"
+            )
+        if self.pos_encoding == "sinusoidal_2d" and width % 4:
+            raise ValueError(
+                f"sinusoidal_2d gives each axis sines and cosines, so embed_dim must be a multiple of 4, not {width}; "
+                f"{self._widths(math.lcm(4, self.num_heads))}"
+            )
+        if self.pos_encoding == "sinusoidal" and width % 2:
+            raise ValueError(
+                f"sinusoidal pairs sines with cosines, so embed_dim must be even, not {width}; "
+                f"{self._widths(math.lcm(2, self.num_heads))}"
+            )
         return self
 
-    def _unfit(self, why: str, which: Literal["head", "width"]) -> str:
-        if which == "head":
-            value, fit = (
-                self.embed_dim // self.num_heads,
-                [h for h in divisors(self.embed_dim) if (self.embed_dim // h) % 4 == 0],
-            )
-            advice = f"num_heads that fit: {', '.join(map(str, fit))}" if fit else "embed_dim must be a multiple of 4"
-        else:
-            value, low = self.embed_dim, self.embed_dim // 4 * 4
-            advice = f"nearest that fit: {' or '.join(str(v) for v in (low, low + 4) if v)}"
-        return f"{why} must be a multiple of 4, not {value}; {advice}"
+    def _widths(self, multiple: int) -> str:
+        low = self.embed_dim // multiple * multiple
+        return f"embed_dim that fit: {' or '.join(str(v) for v in (low, low + multiple) if v)}"
 
 
 class AugmentConfig(Section):
@@ -195,6 +209,12 @@ class ClusterConfig(Section):
     threads: Positive | None = None
     max_restarts: Annotated[int, Field(ge=0)] = 3
 
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
+            raise ValueError(f"workers must be [min, max] with min <= max, not {list(self.workers)}")
+        return self
+
 
 class SearchConfig(Section):
     """A sweep: the space, how it is searched, and what counts as best."""
@@ -205,12 +225,19 @@ class SearchConfig(Section):
     scheduler: Literal["none", "asha"] = "asha"
     grace_epochs: Positive = 5
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-    metric: str = "val/accuracy"
+    metric: Literal["val/accuracy", "val/loss", "train/loss"] = "val/accuracy"
     mode: Literal["max", "min"] = "max"
     seed: Annotated[int, Field(ge=0)] = 0
     concurrent: Positive | Literal["auto"] = "auto"
     retrain: bool = True
     retrain_epochs: Positive | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _less_loss_is_better(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "mode" not in values and str(values.get("metric")).endswith("loss"):
+            return {**values, "mode": "min"}
+        return values
 
 
 class TrackingConfig(Section):
@@ -279,7 +306,7 @@ class Experiment(Section):
                     f"is {wanted}, but the data has {found}", where=f"model.{key}", remedy="leave it unset"
                 )
             values[f"model.{key}"] = found
-        if self.model.image_size not in (None, size):
+        if self.model.image_size is not None and _sides(self.model.image_size) != _sides(size):
             raise ConfigError(
                 f"is {self.model.image_size}, but data.image_size is {size}",
                 where="model.image_size",
@@ -294,10 +321,12 @@ class Experiment(Section):
         parts["workers"] = self.cluster.workers
         for key in ("cache", "cache_bytes", "verify"):  # how the bytes are fetched never changes what is learned
             del parts["data"][key]
+        for key in ("checkpoint_steps", "keep_checkpoints"):  # nor does what is kept of it
+            del parts["train"][key]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def __hash__(self) -> int:
-        return hash(self.model_dump_json())
+        return hash(self.identity)  # the search's space is a dict, which has no hash of its own
 
     def flat(self) -> dict[str, Any]:
         """Dotted keys and plain values of every section but the search, e.g. ``{"model.depth": 6}``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,28 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML in which ``1e-3`` is a number (YAML 1.1 wants ``1.0e-3``) and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        seen: set[tuple[str, str]] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            # Scalars alone, by tag and text: "<<" merges another mapping, and a list as a key is refused below.
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue
+            key = key_node.tag, key_node.value
             if key in seen:
-                line = key_node.start_mark.line + 1
-                raise ConfigError(f"the key {key!r} is given twice", where=f"line {line}", remedy="remove one of them")
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value!r} is given twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what :class:`_Loader` reads back: a text that looks like ``1e-3`` is quoted."""
+
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 
 
 def load_mapping(path: str | Path, overrides: Sequence[str], *, root: type[Section]) -> dict[str, Any]:
@@ -39,15 +48,17 @@ def load_mapping(path: str | Path, overrides: Sequence[str], *, root: type[Secti
     file = Path(path)
     try:
         raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ConfigError("there is no such config file", where=str(path), remedy="check the path") from None
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), remedy="check the file") from None
     except UnicodeDecodeError:
         raise ConfigError("is not a text file", where=str(path), remedy="give a YAML config") from None
-    except yaml.YAMLError as error:
+    except Exception as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"is not valid YAML: {problem}", where=f"{path}{line}", remedy="mend the YAML") from None
+        what = f"is not valid YAML: {_problem(error)}"
+        raise ConfigError(what, where=f"{path}{line}", remedy="mend the YAML") from None
     if not isinstance(raw, dict):
         raise ConfigError("must be a mapping of sections", where=str(path), remedy="see configs/quickstart.yaml")
     for word in overrides:
@@ -55,18 +66,33 @@ def load_mapping(path: str | Path, overrides: Sequence[str], *, root: type[Secti
         if not equals or not key:
             raise ConfigError("is not an override", where=repr(word), remedy="write section.key=value")
         assign(raw, key.strip(), parse_value(text), root=root)
-    data = raw.get("data")
-    if isinstance(data, dict) and isinstance(data.get("path"), str):
-        data["path"] = resolve_path(data["path"], base=file.parent)
+    for section, key in (("data", "path"), ("train", "init_from")):
+        values = raw.get(section)
+        if isinstance(values, dict) and isinstance(values.get(key), str):
+            values[key] = resolve_path(values[key], base=file.parent)
     return raw
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """Plain values as the text of a config file, which loads to the same values."""
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def parse_value(text: str) -> Any:
     """A YAML scalar or flow value: ``6``, ``1e-3``, ``true``, ``[1, 2]``, ``rope_2d``."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise ConfigError("is not a YAML value", where=repr(text), remedy="quote it for the shell") from None
+    except Exception as error:
+        what = f"is not a YAML value: {_problem(error)}"
+        shown = text if len(text) <= 60 else text[:57] + "..."
+        raise ConfigError(what, where=repr(shown), remedy="quote it for the shell") from None
+
+
+def _problem(error: Exception) -> str:
+    """What a YAML error says in one line. PyYAML's constructors also let ValueError, KeyError and others through."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return getattr(error, "problem", None) or next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def resolve_path(path: str, *, base: Path) -> str:

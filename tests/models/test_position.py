@@ -154,7 +154,7 @@ def test_a_larger_grid_keeps_a_smooth_relative_bias() -> None:
     position = build_position(small_config(image_size=8, pos_encoding="relative"))
     assert isinstance(position, Relative)
     with torch.no_grad():
-        position.init_weights()
+        position.init_weights(None)
         position.offset.copy_(torch.linspace(-1, 1, 7)[None, :, None].expand(2, 7, 7))
     bias = position.full_bias((8, 8))[0, 1:, 1:].reshape(8, 8, 8, 8)
     down = bias[0, 0, :, 0]

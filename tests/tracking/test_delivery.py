@@ -18,7 +18,7 @@ from mlflow_view import View, look
 from vitray.tracking import MlflowTracker
 from vitray.tracking.delivery import Delivery
 from vitray.tracking.mlflow_client import connect
-from vitray.tracking.server import Server
+from vitray.tracking.server import Server, UnavailableError
 from vitray.tracking.spool import Spool, folder_of
 
 T = TypeVar("T")
@@ -31,19 +31,19 @@ class KilledError(BaseException):
 
 
 class MortalServer(Server):
-    """The real server, behind a process that dies at its n-th request: before it is sent, or before its answer."""
+    """The real server, whose n-th request meets its end: before it is sent, or before its answer arrives."""
 
-    def __init__(self, *args: Any, dies_at: int, after: bool) -> None:
+    def __init__(self, *args: Any, ends_at: int, error: type[BaseException], after: bool) -> None:
         super().__init__(*args)
-        self.left, self._after = dies_at, after
+        self.left, self._error, self._after = ends_at, error, after
 
     def _ask(self, question: Callable[[Any], T]) -> T:
         self.left -= 1
         if self.left == -1 and not self._after:
-            raise KilledError
+            raise self._error
         answer = super()._ask(question)
         if self.left == -1:
-            raise KilledError
+            raise self._error
         return answer
 
 
@@ -77,31 +77,33 @@ def check_whole(view: View) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before the request", "before the answer"])
-def test_a_kill_at_any_request_leaves_one_whole_run(home: Path, after: bool) -> None:
+@pytest.mark.parametrize("error", [KilledError, UnavailableError], ids=["killed", "cut off"])
+def test_an_end_at_any_request_leaves_one_whole_run(home: Path, error: type[BaseException], after: bool) -> None:
     requests = 0
-    while True:  # one life more each time, until a life is long enough to deliver everything
+    while True:  # one request more each time, until everything is delivered before the end comes
         store = home / f"store{requests}"
         store.mkdir()
         uri = f"sqlite:///{store}/mlflow.db"
         (store / "mlflow.db").write_bytes((home / "mlflow.db").read_bytes())
         spool = Spool(store / "spool" / "run")
         report(spool, store)
-        mortal = MortalServer(uri, store / "artifacts", dies_at=requests, after=after)
-        died = False
+        server = MortalServer(uri, store / "artifacts", ends_at=requests, error=error, after=after)
+        delivery = Delivery(RUN, spool, server)
         try:
-            Delivery(RUN, spool, mortal).deliver()
+            delivery.deliver()
+        except UnavailableError:
+            delivery.deliver()  # the same process, a moment later
         except KilledError:
-            died = True
-        spool.close()
-        spool = Spool(store / "spool" / "run")
-        if requests % 2:
-            (store / "spool" / "run" / "state.json").unlink(missing_ok=True)  # and the state may be lost with it
-        delivery = Delivery(RUN, spool, Server(uri, store / "artifacts"))
-        delivery.deliver()
+            spool.close()
+            spool = Spool(store / "spool" / "run")  # the next process
+            if requests % 2:
+                (spool.folder / "state.json").unlink(missing_ok=True)  # the state may be lost with the first
+            delivery = Delivery(RUN, spool, Server(uri, store / "artifacts"))
+            delivery.deliver()
         assert delivery.finished
         spool.remove()
         check_whole(only(uri))
-        if not died:
+        if server.left >= 0:
             break
         requests += 1
     assert requests > 8  # experiment, lookups, create, params, metrics, artifact, end: all were tried
@@ -162,6 +164,10 @@ def test_a_run_that_a_person_deleted_stays_deleted(home: Path, uri: str, new_tra
     assert tracker.flush(30)
     assert look(uri) == {}
     assert caplog.text.count("was deleted in MLflow") == 1
+    tracker.start_run(RUN, name="t1", experiment="digits", params={}, tags={})  # unless it is begun anew
+    tracker.log_metrics(RUN, {"loss": 1.0}, step=1)
+    assert tracker.flush(30)
+    assert only(uri).points == [("loss", 1, 1.0)]
 
 
 def test_the_tree_is_shown_as_a_tree(uri: str, new_tracker: Any) -> None:

@@ -67,6 +67,24 @@ def test_a_dead_server_holds_nobody_and_loses_nothing(
     assert view.points == [("loss", step, 1 / (step + 1)) for step in range(500)]
 
 
+def test_a_server_that_never_answers_holds_nobody(
+    home: Path, new_tracker: Trackers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitray.tracking.mlflow_store.CLOSE_WAIT_S", 1.0)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        tracker = new_tracker(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start(tracker)
+        assert tracker.flush(0.5) is False  # its request is on the way by now, for up to a minute
+        began = time.perf_counter()
+        report(tracker, range(500))
+        tracker.end_run(RUN, "FINISHED")
+        tracker.close()
+        assert time.perf_counter() - began < 5.0
+    assert (home / "spool").is_dir()
+
+
 def test_a_store_that_comes_back_gets_everything(
     tmp_path: Path, home: Path, empty_store: Path, new_tracker: Trackers, caplog: Any
 ) -> None:

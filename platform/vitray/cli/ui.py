@@ -49,7 +49,7 @@ def ui(port: int | None, host: str, no_browser: bool) -> None:
         server = subprocess.Popen(
             _command(home, host, port), env=_environment(host, port), stdout=out, stderr=out, start_new_session=True
         )
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         _wait_until_up(server, host, port, log)
         click.echo(url)
@@ -61,7 +61,8 @@ def ui(port: int | None, host: str, no_browser: bool) -> None:
         note("stopped")
     finally:
         _end(server)
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

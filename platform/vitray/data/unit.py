@@ -133,7 +133,7 @@ def empty_block(plan: Plan, first: int, count: int) -> tuple[Block, I64]:
 def augment_into(plan: Plan, block: Block, real: I64, images: Iterator[npt.NDArray[np.uint8]]) -> None:
     """Write the transformed ``images`` into rows ``real`` of ``block``, each with its own sample's draws."""
     drawn: npt.NDArray[np.float64] | None = None
-    if plan.augment is not None:
+    if plan.augment is not None and len(real):
         epochs = block.step[real] // plan.order.steps_per_epoch
         drawn = np.concatenate(
             [

@@ -43,6 +43,8 @@ class SplitView:
         """The encoded images and labels of some rows, in the order asked for; each row group is read once."""
         images = [b""] * len(sample_ids)
         labels = np.empty(len(sample_ids), dtype=np.int64)
+        if not len(sample_ids):
+            return images, labels
         part_of = np.searchsorted(self._starts, sample_ids, side="right") - 1
         local = sample_ids - self._starts[part_of]
         size = self.store.rows_per_group

@@ -50,6 +50,8 @@ class AxialBias(NamedTuple):
 class Position(nn.Module):
     """``none``: no encoding, and the interface of all others. Without one, a ViT sees a bag of patches."""
 
+    qk_bias_std = 0.0  # how the biases of queries and keys start
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embed_dim, self.num_heads = config.embed_dim, config.num_heads
@@ -60,8 +62,8 @@ class Position(nn.Module):
         """The parameter ``pos_embed`` that the model must own; it has timm's name, so it cannot live in here."""
         return None
 
-    def init_weights(self) -> None:
-        """Fill this module's own parameters."""
+    def init_weights(self, pos_embed: Tensor | None) -> None:
+        """Fill the parameters of this encoding, so that place starts with as much weight as content."""
 
     def table(self, grid: Grid, pos_embed: Tensor | None, device: torch.device) -> Tensor | None:
         """What is added to the tokens, (T, D) or (1, T, D)."""
@@ -90,6 +92,10 @@ class Learned(Position):
     def new_table(self) -> nn.Parameter:
         h, w = self.grid
         return nn.Parameter(torch.empty(1, 1 + h * w, self.embed_dim))
+
+    def init_weights(self, pos_embed: Tensor | None) -> None:
+        assert pos_embed is not None
+        nn.init.trunc_normal_(pos_embed, std=0.5)  # about what the sinusoids have
 
     def table(self, grid: Grid, pos_embed: Tensor | None, device: torch.device) -> Tensor:
         assert pos_embed is not None
@@ -150,9 +156,9 @@ class Relative(Position):
         self.patch_to_prefix = nn.Parameter(torch.empty(heads, prefix))
         self.prefix_to_prefix = nn.Parameter(torch.empty(heads, prefix, prefix))
 
-    def init_weights(self) -> None:
+    def init_weights(self, pos_embed: Tensor | None) -> None:
         for parameter in self.parameters():
-            nn.init.trunc_normal_(parameter, std=0.02)
+            nn.init.trunc_normal_(parameter, std=1.0)
 
     def full_bias(self, grid: Grid) -> Tensor:
         h, w = grid
@@ -188,7 +194,12 @@ class Rope2d(Position):
     pair K/4 + t by x theta_t, so that q . k depends on the offset alone. The base is 100, not 10000: a row has tens of
     patches, not thousands of words. Which features form a pair is a convention; here i goes with i + K/2, two
     contiguous halves. Prefix tokens are not rotated.
+
+    Rotating content that is still random tells little about place, so the biases of queries and keys start at random:
+    rotated against each other they make a pattern over offsets, different in every head, with logits of variance 1.
     """
+
+    qk_bias_std = 1.0
 
     def rotation(self, grid: Grid, device: torch.device) -> Rotation:
         f = frequencies(self.embed_dim // self.num_heads // 4, base=100.0, device=device)

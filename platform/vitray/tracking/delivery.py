@@ -131,8 +131,10 @@ class Delivery:
         body = record.body
         try:
             if record.kind == "start":
-                self._run_id, on_server = self._server.ensure_run(self.run, body)
-                self._experiment, self._deleted = body["experiment"], False
+                run_id, on_server = self._server.ensure_run(self.run, body)
+                if run_id != self._run_id:  # e.g. the earlier one was deleted: the new one has no steps yet
+                    self._high = HighWater()
+                self._run_id, self._experiment, self._deleted = run_id, body["experiment"], False
                 for key, step in on_server.items():
                     self._high.is_new(key, step)
                 self.ended = bool(body.get("late"))

@@ -13,9 +13,10 @@ from typing import Any
 
 from vitray.errors import TrackingError
 
-# Seconds to wait for an answer, and no hidden retries: MLflow's own defaults hold a caller for about four minutes
-# when a server is dead, and repeat POSTs that may have succeeded. Who calls retries, knowing what is safe to repeat.
-REQUEST_TIMEOUT_S = 10
+# Seconds to wait for a connection and for an answer, and no hidden retries: MLflow's own defaults hold a caller for
+# about four minutes when a server is dead, and repeat POSTs that may have succeeded. Who calls us retries, knowing
+# what is safe to repeat. A slow answer is waited for: giving up on it and asking again would never end.
+REQUEST_TIMEOUT_S = (5, 60)
 _import_lock = threading.Lock()
 _prepared: set[str] = set()
 

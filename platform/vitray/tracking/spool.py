@@ -74,7 +74,7 @@ class Spool:
         TrackingError: another living process reports to the same run.
     """
 
-    def __init__(self, folder: Path, *, wait_s: float = 3.0) -> None:
+    def __init__(self, folder: Path, *, wait_s: float = 5.0) -> None:
         self.folder = folder
         self._lock = threading.Lock()
         self._fd = self._open_locked(wait_s)

@@ -21,14 +21,15 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from vitray.errors import CheckpointError
+from vitray.models import VisionTransformer
 from vitray.models.package import PackageInfo, save_package
 
 log = logging.getLogger(__name__)
 _COMMIT = "commit.json"
 _FOLDER = re.compile(r"^step-(\d+)-[0-9a-f]{8}$")
+_OURS = re.compile(r"^(step-\d+-[0-9a-f]{8}|\.step-\d+-[0-9a-f]{8}\..+)$")  # also what a package was staged in
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Progress:
 class TrainState:
     """What a checkpoint carries. ``ema`` holds averaged weights by parameter name, if they are kept."""
 
-    model: nn.Module
+    model: VisionTransformer
     optimizer: torch.optim.Optimizer
     ema: dict[str, torch.Tensor] | None = None
 
@@ -120,10 +121,11 @@ class CheckpointStore:
         return next(iter(self.committed()), None)
 
     def _prune(self, progress: Progress) -> None:
-        committed = self.committed()
+        # One beyond the step just saved was passed over as damaged, and must not push out those that are whole.
+        committed = [p for p in self.committed() if _step(p) <= progress.step]
         kept = {p for p in committed if _step(p) == progress.best_step} | set(committed[: self._keep])
-        for folder in self.folder.glob("step-*"):
-            if folder not in kept and _FOLDER.match(folder.name):
+        for folder in self.folder.iterdir():
+            if folder not in kept and _OURS.match(folder.name):
                 (folder / _COMMIT).unlink(missing_ok=True)  # first, so that no reader takes a half-removed folder
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -41,7 +41,7 @@ class _Current:
     finished: set[int] = field(default_factory=set)
     reported_step: int = -1
     decided_step: int = -1
-    go_on: bool = True
+    stop_step: int | None = None  # the report that was answered with a stop
     ended: bool = False
 
 
@@ -80,7 +80,9 @@ class Mailbox:
         """Answer the report that was handed out last."""
         async with self._changed:
             current = self._of_job()
-            current.decided_step, current.go_on = current.reported_step, go_on
+            current.decided_step = current.reported_step
+            if not go_on and current.stop_step is None:
+                current.stop_step = current.reported_step
             self._changed.notify_all()
 
     async def latest_progress(self) -> tuple[int, Mapping[str, float]] | None:
@@ -106,19 +108,22 @@ class Mailbox:
         """Pass the first rank's report on and wait for the decision.
 
         A report that an earlier attempt has already made (the ranks restarted from a checkpoint before it) is answered
-        with the decision it got, and not passed on again.
+        with the decision it got, and not passed on again. Once a stop was decided, there is nothing more to pass on:
+        ranks that died before they heard of it may come back from a checkpoint at or beyond it.
         """
         async with self._changed:
             current = self._of_job()
-            if current.job.number != number or current.ended:
+            if current.job.number != number or self._stopped(current, report.step):
                 return False
             if report.step > current.reported_step:
                 current.reported_step = report.step
                 current.outgoing.append(report)
                 self._losses = 0  # it gets on: restarts are counted since the last report
                 self._changed.notify_all()
-            await self._changed.wait_for(lambda: current.decided_step >= report.step or current.ended)
-            return not current.ended and (current.go_on or report.step < current.decided_step)
+            await self._changed.wait_for(
+                lambda: current.decided_step >= report.step or self._stopped(current, report.step)
+            )
+            return not self._stopped(current, report.step)
 
     async def progress(self, step: int, values: Mapping[str, float]) -> None:
         self._progress = (step, values)
@@ -127,8 +132,10 @@ class Mailbox:
         """A rank is through; the job has ended when all are."""
         async with self._changed:
             current = self._of_job()
+            if current.job.number != number:
+                return
             current.finished.add(rank)
-            if current.job.number == number and len(current.finished) == world_size:
+            if len(current.finished) == world_size:
                 self._end(current, Ended())
 
     async def fail(self, number: int, error: BaseException) -> None:
@@ -150,6 +157,10 @@ class Mailbox:
                 self._end(current, Ended(reason))
                 return False
             return True
+
+    def _stopped(self, current: _Current, step: int) -> bool:
+        over = self._closed or current.ended
+        return over or (current.stop_step is not None and step >= current.stop_step)
 
     def _end(self, current: _Current, ended: Ended) -> None:
         if not current.ended:

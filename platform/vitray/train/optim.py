@@ -8,15 +8,16 @@ import torch
 from torch import nn
 
 from vitray.experiment import OptimConfig
+from vitray.models import VisionTransformer
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+def make_optimizer(model: VisionTransformer, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019); no decay on norms, biases, tokens and positions, as timm and big_vision do."""
+    exempt = model.no_weight_decay()
     decay: list[nn.Parameter] = []
     still: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        positional = any(part in name for part in ("pos_embed", "rel_pos", "cls_token", "reg_token"))
-        (still if parameter.ndim <= 1 or positional else decay).append(parameter)
+        (still if parameter.ndim <= 1 or name in exempt else decay).append(parameter)
     groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": still, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 

@@ -42,10 +42,12 @@ def plan_groups(config: ClusterConfig, *, cpus: float, gpus: float, groups: int 
     least = config.workers if isinstance(config.workers, int) else config.workers[0]
     have, unit = (gpus, "GPU") if use_gpu else (cpus, "CPU")
     if least > have:
+        less = f"set cluster.workers={int(have)}" if have >= 1 else None
         raise ResourceError(
-            f"{least} worker{'s' if least > 1 else ''} need {least} {unit}s, but the cluster has {have:g}",
+            f"{least} worker{'s need' if least > 1 else ' needs'} {least} {unit}{'s' if least > 1 else ''}, "
+            f"but the cluster has {have:g}",
             where="cluster.workers",
-            remedy=f"set cluster.workers={max(1, int(have))}" if have >= 1 else "set cluster.use_gpu=false",
+            remedy=less or ("set cluster.use_gpu=false" if use_gpu else "add a node with CPUs"),
         )
     fitting = max(1, int(have // least))
     if groups is not None and groups > fitting:
@@ -60,6 +62,13 @@ def plan_groups(config: ClusterConfig, *, cpus: float, gpus: float, groups: int 
         rank_cpus, task_cpus = 1.0, 1.0
     else:  # fractions, so that at least one data task always fits beside the ranks
         rank_cpus = max(0.01, int((cpus - 2 * _SMALL_TASK) / ranks * 100) / 100)
-        task_cpus = min(_SMALL_TASK, cpus - ranks * rank_cpus)
+        task_cpus = min(_SMALL_TASK, round(cpus - ranks * rank_cpus, 4))
+        if task_cpus <= 0:  # GPUs without CPUs: Ray would wait for them for ever
+            raise ResourceError(
+                f"{ranks} rank{'s' if ranks > 1 else ''} and the tasks that read data need more CPUs than the "
+                f"cluster's {cpus:g}",
+                where="cluster",
+                remedy="give the cluster at least one CPU for every GPU, and one more",
+            )
     threads = config.threads or max(1, int(cpus // ranks))
     return GroupPlan(config.workers, use_gpu, rank_cpus, task_cpus, threads, groups)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from vitray import __version__
-from vitray.errors import ConfigError, VitrayError, nearest
+from vitray.errors import ConfigError, nearest
 from vitray.experiment import Experiment
 from vitray.home import Home
+from vitray.overrides import to_yaml
 from vitray.tracking.tracker import Tracker
 from vitray.train.report import OnProgress, OnReport, Report
 
@@ -60,7 +58,7 @@ class Run:
         """The resolved experiment as YAML in the run's folder; ``vitray train`` reads it again."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / _FILE
-        path.write_text(yaml.safe_dump(json.loads(self.experiment.model_dump_json()), sort_keys=False))
+        path.write_text(to_yaml(self.experiment.model_dump(mode="json")), encoding="utf-8")
         return path
 
 
@@ -92,7 +90,7 @@ def train_run(
     except KeyboardInterrupt:
         tracker.end_run(run.key, "KILLED")
         raise
-    except VitrayError as error:
+    except Exception as error:
         tracker.set_tags(run.key, {"vitray.failure": str(error)})
         tracker.end_run(run.key, "FAILED")
         raise
