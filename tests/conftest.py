@@ -17,3 +17,13 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITRAY_HOME", str(tmp_path / "home"))
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """builtin:digits with seed 0. Only for reading."""
+    from vitray.data.prepare import prepare  # here, since most tests need no data
+
+    folder = tmp_path_factory.mktemp("digits") / "ds"
+    prepare("builtin:digits", folder)
+    return folder

@@ -61,8 +61,9 @@ def _key_path(cls: Any, loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
 def _explain(error: ValidationError, cls: Any) -> ConfigError:
     """One ConfigError for the first thing wrong; the number of others is mentioned."""
     errors = error.errors(include_url=False)
-    first = errors[0]
-    loc = _key_path(cls, first["loc"])
+    loc = _key_path(cls, errors[0]["loc"])
+    # A union answers once a member; the member that a value got furthest into is the one that was meant.
+    first = max((e for e in errors if _key_path(cls, e["loc"]) == loc), key=lambda e: len(e["loc"]))
     where = ".".join(str(part) for part in loc) or None
     remedy = None
     if first["type"] == "extra_forbidden":

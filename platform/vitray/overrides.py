@@ -61,6 +61,9 @@ def load_mapping(path: str | Path, overrides: Sequence[str], *, root: type[Secti
         raise ConfigError(what, where=f"{path}{line}", remedy="mend the YAML") from None
     if not isinstance(raw, dict):
         raise ConfigError("must be a mapping of sections", where=str(path), remedy="see configs/quickstart.yaml")
+    for name in raw:
+        if not isinstance(name, str):
+            raise ConfigError(f"unknown key {name!r}", where=str(path), remedy=nearest(str(name), root.model_fields))
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:

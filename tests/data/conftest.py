@@ -1,4 +1,4 @@
-"""Image folders as people have them, and digits prepared once."""
+"""Image folders as people have them, and datasets prepared once."""
 
 from __future__ import annotations
 
@@ -39,19 +39,25 @@ def make_folder(tmp_path: Path) -> MakeFolder:
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """builtin:digits with seed 0. Only for reading."""
-    folder = tmp_path_factory.mktemp("digits") / "ds"
-    prepare("builtin:digits", folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def small_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Digits in many small shards, row groups of 16. Only for reading."""
     folder = tmp_path_factory.mktemp("small") / "ds"
     prepare("builtin:digits", folder, rows_per_group=16, shard_mb=0.01)
     return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty colour JPEG and PNG images, each of another size, in row groups of 8. Only for reading."""
+    source = tmp_path_factory.mktemp("photos")
+    for i in range(60):
+        small = np.random.default_rng(i).integers(0, 255, (5, 4, 3), dtype=np.uint8)
+        kind = "jpg" if i % 2 else "png"
+        file = source / "in" / ("cat", "dog", "owl")[i % 3] / f"{i}.{kind}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes(cv2.imencode(f".{kind}", cv2.resize(small, (20 + i, 50 - i // 2)))[1]))
+    prepare(str(source / "in"), source / "ds", rows_per_group=8)
+    return source / "ds"
 
 
 @pytest.fixture

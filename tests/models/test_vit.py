@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
 import pytest
 import timm
@@ -19,22 +18,25 @@ from vitray.models.patch_embed import patches
 ATTENTIONS, POOLS = ("full", "axial"), ("cls", "mean")
 
 
-@pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize(("name", "width", "heads"), [("tiny", 192, 3), ("small", 384, 6)])
-def test_timms_weights_load_strictly_and_give_its_logits(name: str, width: int, heads: int, pool: str) -> None:
-    options: dict[str, Any] = {"global_pool": "avg", "fc_norm": False} if pool == "mean" else {}
-    theirs = timm.create_model(f"vit_{name}_patch16_224", num_classes=1000, **options).eval()
-    ours = VisionTransformer(
-        ModelConfig(
-            image_size=224, patch_size=16, in_chans=3, num_classes=1000, embed_dim=width, num_heads=heads, pool=pool
-        )
-    ).eval()
-    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
-    ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(2, 3, 224, 224)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-5)
-        torch.testing.assert_close(ours.forward_features(x), theirs.forward_features(x), rtol=0, atol=1e-4)
+@pytest.mark.parametrize(
+    ("preset", "patch", "depth"),
+    # Whole models where that is quick; blocks repeat, so a few of the larger ones say the same.
+    [("tiny", 16, 12), ("tiny", 32, 12), ("small", 16, 3), ("small", 32, 12), ("base", 16, 2), ("base", 32, 4)],
+)
+@torch.no_grad()
+def test_timms_weights_load_strictly_and_give_its_logits(preset: str, patch: int, depth: int) -> None:
+    theirs = timm.create_model(f"vit_{preset}_patch16_224", patch_size=patch, depth=depth, weight_init="skip").eval()
+    for name, parameter in theirs.named_parameters():
+        parameter.normal_(std=0.02).add_(float("norm" in name and name.endswith("weight")))
+    shape = {"image_size": 224, "in_chans": 3, "num_classes": 1000, "depth": depth}
+    x = torch.randn(1, 3, 224, 224)
+    features = theirs.forward_features(x)
+    for pool, theirs.global_pool in (("cls", "token"), ("mean", "avg")):
+        with torch.device("meta"):
+            ours = VisionTransformer(ModelConfig.preset(f"vit_{preset}", patch_size=patch, pool=pool, **shape)).eval()
+        ours.load_state_dict(theirs.state_dict(), assign=True)
+        torch.testing.assert_close(ours(x), theirs.forward_head(features), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours.forward_features(x), features, rtol=0, atol=1e-4)
     theirs.load_state_dict(ours.state_dict())  # and the way back
 
 
@@ -122,16 +124,28 @@ def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean() -> None:
     assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
 
 
-def test_initialisation_is_seeded_and_scales_tokens_alike_for_every_patch_size() -> None:
-    for patch in (1, 2, 4):
-        config = small_config(image_size=8, patch_size=patch, in_chans=1, embed_dim=64)
+def test_initialisation_follows_the_seed() -> None:
+    for kind in ENCODINGS:
         torch.manual_seed(3)
-        model = VisionTransformer(config)
+        model = small_vit(pos_encoding=kind)
         torch.manual_seed(3)
-        again = VisionTransformer(config)
+        again = small_vit(pos_encoding=kind)
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-        tokens = model.patch_embed(torch.randn(64, 1, 8, 8))
-        assert tokens.std().item() == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+@pytest.mark.parametrize("kind", ENCODINGS)
+def test_content_and_place_start_with_equal_weight(kind: str, patch: int) -> None:
+    config = small_config(image_size=8, patch_size=patch, in_chans=1, embed_dim=64, pos_encoding=kind)
+    model = VisionTransformer(config)
+    content = model.patch_embed(torch.randn(256, 1, 8, 8)) - model.patch_embed.proj.bias
+    table = model.position.table(config.grid, model.pos_embed, torch.device("cpu"))
+    if table is None:
+        assert content.std().item() == pytest.approx(1, abs=0.15)
+    else:
+        places = table.reshape(-1, 64)[1:] + model.patch_embed.proj.bias
+        assert places.mean(0).abs().max() < 1e-5
+        assert content.std().item() == pytest.approx(places.std().item(), rel=0.15)
 
 
 def test_weight_decay_spares_positions_and_tokens() -> None:

@@ -6,7 +6,6 @@ Everything that can be refused is refused here, before a cluster starts.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitray.cluster.address import check_answers, named_address
 from vitray.cluster.local import Cluster, Machine, connect
 from vitray.data.builtin import dataset_folder
 from vitray.data.images import ShardedImages
-from vitray.errors import ConfigError, InterruptedRunError
+from vitray.data.shards import verify
+from vitray.errors import ConfigError, DataError, InterruptedRunError
 from vitray.experiment import Experiment
 from vitray.home import Home
 from vitray.tracking.tracker import Tracker
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # torch, Ray and MLflow take seconds to import: they come in 
     from vitray.tune.record import SweepDisplay, TrialRecord
 
 _DELIVERY_S = 60.0
+_VERIFY = "vitray data verify names all that is wrong; prepare the dataset again"
 log = logging.getLogger("vitray")
 
 
@@ -56,6 +58,11 @@ class Prepared:
     def of(cls, experiment: Experiment, stem: str) -> Prepared:
         folder = dataset_folder(experiment.data.path)
         data = ShardedImages.open(folder)
+        if experiment.data.verify == "full" and (wrong := verify(data.store)):
+            raise DataError(wrong[0].problem, where=f"{folder}/{wrong[0].file}", remedy=_VERIFY)
+        weights = experiment.train.init_from
+        if weights is not None and not Path(weights).exists():
+            raise ConfigError("there are no such weights", where=f"train.init_from: {weights}", remedy="check the path")
         return cls(data.resolve(experiment.with_values({"data.path": folder})), data, stem)
 
 
@@ -122,14 +129,16 @@ def train(
         wanted = prepared.experiment.name
         name = new_name(home, wanted or prepared.stem, exact=wanted is not None, remedy=f"go on with --resume {wanted}")
     experiment = prepared.experiment
-    if _local(address):
+    if (target := named_address(address)) is not None:
+        check_answers(target)
+    else:
         plan_groups(experiment.cluster, **vars(Machine.here()))  # an impossible demand is refused at once
-    run = Run(_key(home, name), name, "train", home.runs / name, experiment, prepared.data.fingerprint)
-    run.write_config()
     with tracking(home) as tracker, connect(address) as cluster:
         from vitray.train.worker_group import WorkerGroup
 
         plan = plan_groups(experiment.cluster, cpus=cluster.cpus, gpus=cluster.gpus)
+        run = Run(_key(home, name), name, "train", home.runs / name, experiment, prepared.data.fingerprint)
+        run.write_config()  # not before: a run that was refused leaves nothing, and its name stays free
         order = prepared.data.order(experiment.train.split, global_batch=experiment.train.global_batch)
         watcher.begin(run, plan.describe(), order.steps_per_epoch)
         group = WorkerGroup(plan, max_restarts=experiment.cluster.max_restarts)
@@ -161,7 +170,8 @@ def plan(prepared: Prepared, *, address: str | None = None) -> SweepPlan:
     """What a sweep would do on this machine, or on the cluster at ``address``."""
     from vitray.tune.plan import plan_sweep
 
-    if _local(address):
+    _check_splits(prepared)
+    if named_address(address) is None:
         return plan_sweep(prepared.experiment, **vars(Machine.here()))
     with connect(address) as cluster:
         return plan_sweep(prepared.experiment, cpus=cluster.cpus, gpus=cluster.gpus)
@@ -184,7 +194,10 @@ def sweep(
     start = time.perf_counter()
     wanted = prepared.experiment.name
     name = new_name(home, wanted or prepared.stem, exact=wanted is not None, remedy="choose another with name=...")
-    if _local(address):
+    _check_splits(prepared)
+    if (target := named_address(address)) is not None:
+        check_answers(target)
+    else:
         plan(prepared)  # an impossible space or demand is refused before a cluster starts
     with tracking(home) as tracker, connect(address) as cluster:
         result = _sweep(prepared, home, display, name, tracker, cluster)
@@ -242,8 +255,14 @@ def _sweep(
     return records, winner
 
 
-def _local(address: str | None) -> bool:
-    return address is None and "RAY_ADDRESS" not in os.environ
+def _check_splits(prepared: Prepared) -> None:
+    for split, use in (("val", "trials are compared on"), ("test", "the winner is measured on")):
+        if not prepared.data.num_samples(split):
+            raise DataError(
+                f"has no images in its {split} split, which {use}",
+                where=prepared.data.store.path,
+                remedy="prepare it with a share for every split",
+            )
 
 
 def _retraining(name: str, epoch: int, metrics: object) -> str:

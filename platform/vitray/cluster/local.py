@@ -8,8 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from vitray.errors import ResourceError
+from vitray.cluster.address import check_answers, named_address
+from vitray.errors import ResourceError, VitrayError
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True)
@@ -29,39 +34,65 @@ class Cluster:
 def connect(address: str | None = None) -> Iterator[Cluster]:
     """Join ``address`` (or ``RAY_ADDRESS``), else start a local Ray, and leave it again.
 
-    A local Ray is always a new one of this command's own, never one that happens to run. Environment variables that
-    Ray sets in this process are put back.
+    A local Ray is always a new one of this command's own, never one that happens to run; it ends with the block. A
+    cluster that was joined goes on. Environment variables that Ray sets in this process are put back.
 
     Raises:
-        ResourceError: no cluster answers at the address.
+        ResourceError: no cluster answers at the address, or it refuses this process.
+        VitrayError: the local Ray did not start.
     """
+    target = named_address(address)
+    if target is not None:
+        check_answers(target)
     import ray
 
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
-    before = dict(os.environ)
-    local = {"num_cpus": Machine.here().cpus, "include_dashboard": False} if target == "local" else {}
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Mailboxes and controllers take no CPU, so more processes than CPUs start, and Ray would warn of each dozen.
-    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
-    try:
-        ray.init(
-            address=target,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            **local,
-        )
-    except (ConnectionError, RuntimeError) as error:
+    if ray.is_initialized():
         raise ResourceError(
-            f"no Ray cluster answers: {str(error).splitlines()[0]}",
-            where=target,
-            remedy="start one with `ray start --head`, or leave the address out to work locally",
-        ) from None
+            "this process is connected to a Ray already",
+            where=ray.get_runtime_context().gcs_address,
+            remedy="call ray.shutdown() first",
+        )
+    with _environment_put_back():
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # Mailboxes and controllers take no CPU, so more processes than CPUs start, and Ray would warn of each dozen.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
+        try:
+            _start_or_join(target)
+            total = ray.cluster_resources()
+            yield Cluster(target or "local", total.get("CPU", 0.0), total.get("GPU", 0.0))
+        finally:
+            ray.shutdown()  # ends a local Ray; only leaves a cluster that was joined
+
+
+def _start_or_join(target: str | None) -> None:
+    import ray
+
+    local: dict[str, Any] = {}
+    if target is None:
+        local = {"num_cpus": Machine.here().cpus, "include_dashboard": False}
+        if _visible_gpus() == []:
+            local["num_gpus"] = 0  # Ray would take the usual CUDA_VISIBLE_DEVICES=-1 for one GPU
     try:
-        total = ray.cluster_resources()
-        yield Cluster(target, total.get("CPU", 0.0), total.get("GPU", 0.0))
+        # "local", not None: that would join whatever cluster was started last on this machine.
+        ray.init(address=target or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+    except Exception as error:  # Ray has no common family for what goes wrong here
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        if target is None:
+            remedy = "see the logs in /tmp/ray/session_latest/logs; is there room in /tmp and /dev/shm?"
+            raise VitrayError(f"the local Ray did not start: {reason}", remedy=remedy) from error
+        raise ResourceError(
+            f"cannot join the Ray cluster: {reason}",
+            where=target,
+            remedy="run this on a machine of the cluster, or submit it: ray job submit -- python jobs/train.py CONFIG",
+        ) from error
+
+
+@contextmanager
+def _environment_put_back() -> Iterator[None]:
+    before = dict(os.environ)
+    try:
+        yield
     finally:
-        ray.shutdown()
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
@@ -82,14 +113,19 @@ class Machine:
 def _cgroup_cpus() -> int:
     """CPUs that a container's quota allows (cgroup v2); without one, as many as there are."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = _QUOTA.read_text().split()
         return int(quota) // int(period)
     except (OSError, ValueError):  # no such file, or "max": no quota
         return os.cpu_count() or 1
 
 
 def _gpus() -> int:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    """GPUs that there are and that this process may see."""
+    present, visible = len(list(_NVIDIA.glob("*"))), _visible_gpus()
+    return present if visible is None else min(present, len(visible))
+
+
+def _visible_gpus() -> list[str] | None:
+    """What CUDA_VISIBLE_DEVICES leaves; None when it is not set."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if names is None else [name for name in names.split(",") if name.strip() not in ("", "-1")]

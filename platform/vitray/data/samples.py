@@ -17,19 +17,17 @@ def write_samples(data: ShardedImages, split: str, folder: Path, count: int) -> 
     A file is named ``<class>-<sample id>.<format>``.
     """
     view = SplitView(data.store, split)
-    images, labels = view.read(np.arange(view.rows))
-    chosen: list[int] = []
-    for label in [*range(len(data.classes))] * view.rows:
-        rows = [row for row in np.nonzero(labels == label)[0].tolist() if row not in chosen]
-        if rows:
-            chosen.append(rows[0])
-        if len(chosen) == min(count, view.rows):
-            break
+    labels = view.labels()
+    by_class = np.argsort(labels, kind="stable")
+    turn = np.empty(view.rows, dtype=np.int64)  # how many of its class come before it
+    turn[by_class] = np.arange(view.rows) - np.searchsorted(labels[by_class], labels[by_class])
+    chosen = np.lexsort((labels, turn))[:count]
+    images, _ = view.read(chosen)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for row in chosen:
-        suffix = {"jpeg": "jpg"}.get(kind := sniff(images[row]) or "bin", kind)
+    for row, image in zip(chosen.tolist(), images, strict=True):
+        suffix = {"jpeg": "jpg"}.get(kind := sniff(image) or "bin", kind)
         path = folder / f"{data.classes[labels[row]]}-{row:05d}.{suffix}"
-        path.write_bytes(images[row])
+        path.write_bytes(image)
         files.append(path)
     return files

@@ -39,6 +39,15 @@ class SplitView:
     def rows(self) -> int:
         return int(self._starts[-1])
 
+    def labels(self) -> I64:
+        """Every row's label, without reading an image."""
+        tables = (
+            self.store.read_group(part, group, columns=["label"])
+            for part in self._parts
+            for group in range(self.store.num_groups(part))
+        )
+        return np.concatenate([np.empty(0, np.int64), *(table.column("label").to_numpy() for table in tables)])
+
     def read(self, sample_ids: I64) -> tuple[list[bytes], I64]:
         """The encoded images and labels of some rows, in the order asked for; each row group is read once."""
         images = [b""] * len(sample_ids)

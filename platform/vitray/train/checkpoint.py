@@ -156,6 +156,12 @@ def verify(folder: Path) -> Progress:
 
 def _load(folder: Path, state: TrainState) -> Progress:
     weights = load_file(folder / "model.safetensors")
+    if (folder / "raw.safetensors").is_file() != (state.ema is not None):
+        raise CheckpointError(
+            "was made " + ("without" if state.ema is not None else "with") + " averaged weights (train.ema)",
+            where=str(folder),
+            remedy="resume with the config it was made with, or give the run another name",
+        )
     raw = load_file(folder / "raw.safetensors") if state.ema is not None else weights
     try:
         state.model.load_state_dict(raw)

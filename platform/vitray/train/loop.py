@@ -16,6 +16,7 @@ from vitray.data.unit import Batch
 from vitray.errors import TrainingError
 from vitray.experiment import Experiment
 from vitray.models import VisionTransformer
+from vitray.models.pretrained import load_pretrained
 from vitray.train.checkpoint import CheckpointStore, Progress, TrainState
 from vitray.train.evaluate import evaluate
 from vitray.train.feed import Feed
@@ -41,6 +42,8 @@ def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) ->
     progress = store.restore(state)
     model = ranks.wrap(state.model)
     meter = Meter(ranks.device)
+    # Retrained on train+val, or prepared without a val split, there is nothing to validate on.
+    validates = config.split == "train" and feed.data.num_samples("val") > 0
     for step, batch in enumerate(meter.watch(feed.train(progress.step, total)), start=progress.step + 1):
         torch.manual_seed(key("step", config.seed, step, ranks.rank))  # dropout and stochastic depth
         lr = lr_at(step - 1, total_steps=total, steps_per_epoch=per_epoch, config=experiment.optim)
@@ -50,7 +53,7 @@ def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) ->
         if step % per_epoch == 0:
             metrics = {"lr": lr, **meter.close_epoch(ranks)}
             _check_finite(metrics["train/loss"], step)
-            if config.split == "train":  # retrained on train+val, there is nothing left to validate on
+            if validates:
                 weights = averaged_weights(state)
                 metrics |= {f"val/{k}": v for k, v in evaluate(weights, feed.evaluation("val"), feed.to_input, ranks)}
             metrics["eval_s"] = meter.lap()
@@ -70,9 +73,11 @@ def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) ->
 
 
 def fresh_state(experiment: Experiment, ranks: Ranks) -> TrainState:
-    """Weights drawn from the seed alone, so that every rank has the same."""
+    """Weights drawn from the seed, or loaded (``train.init_from``), so that every rank has the same."""
     torch.manual_seed(key("init", experiment.train.seed))
     model = VisionTransformer(experiment.model).to(ranks.device)
+    if experiment.train.init_from is not None:
+        load_pretrained(model, experiment.train.init_from)
     ema = {n: p.detach().clone() for n, p in model.named_parameters()} if experiment.train.ema else None
     return TrainState(model, make_optimizer(model, experiment.optim), ema)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from vitray.errors import ConfigError
 from vitray.experiment import Experiment, SearchConfig
 from vitray.train.resources import GroupPlan, plan_groups
 from vitray.tune.space import Point, Space, compile_space, points_of
@@ -46,7 +47,7 @@ class SweepPlan:
         """The plan as plain values, in the order in which a person wants them."""
         search = self.search
         return {
-            "space": {k: list(getattr(d, "values", (d,))) for k, d in self.space.dimensions.items()},
+            "space": dict(search.space),
             "points_in_grid": None if math.isinf(self.space.size) else int(self.space.size),
             "valid_points": None if math.isinf(self.space.valid_size) else int(self.space.valid_size),
             "architectures": len(self.space.shapes) + sum(self.space.refused.values()),
@@ -65,11 +66,17 @@ def plan_sweep(experiment: Experiment, *, cpus: float, gpus: float) -> SweepPlan
     """Compile the space and lay out the worker groups.
 
     Raises:
-        ConfigError: the space is empty, malformed or without a valid point.
+        ConfigError: the space is empty, malformed or without a valid point; trials would not be validated.
         ResourceError: the cluster cannot hold one trial.
     """
     space = compile_space(experiment)
     assert experiment.search is not None
+    if experiment.train.split != "train":
+        raise ConfigError(
+            f"is {experiment.train.split}, which leaves nothing to compare trials on",
+            where="train.split",
+            remedy="leave it unset; the winner is retrained on train+val (search.retrain)",
+        )
     points = tuple(points_of(experiment, space))
     wanted = experiment.search.concurrent
     groups = plan_groups(experiment.cluster, cpus=cpus, gpus=gpus, groups=None if wanted == "auto" else wanted)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 Status = Literal["pending", "running", "done", "stopped", "failed"]
-_NOT_METRICS = ("epoch", "step", "timestamp_ms", "warm")  # of a trial's result
 
 
 @dataclass

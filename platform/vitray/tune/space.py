@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,18 @@ import numpy as np
 from vitray.config_base import section_at
 from vitray.data.rng import key as name_key
 from vitray.errors import ConfigError, nearest
-from vitray.experiment import Experiment
+from vitray.experiment import Experiment, ModelConfig
 
 Point = Mapping[str, Any]
-_TRIES = 1000
-_MOST_SHAPES = 200_000
+_DRAWS = 16
+_MOST_SHAPES = 20_000  # trying them all out takes under two seconds
+_DECIDED = {
+    "data.path": "make a sweep for each dataset",
+    "data.image_size": "search model.image_size instead",
+    "model.in_chans": "the data decide it",
+    "model.num_classes": "the data decide it",
+    "train.split": "trials are compared on the val split",
+}
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,14 @@ class Choice:
     def size(self) -> float:
         return len(self.values)
 
-    def at(self, u: float) -> Any:
-        return self.values[min(int(u * len(self.values)), len(self.values) - 1)]
+    def spread(self, count: int, generator: np.random.Generator) -> list[Any]:
+        """``count`` values in random order: each as often as any other (but for one), or one of each ``count``-th."""
+        n = len(self.values)
+        if count < n:
+            chosen = ((np.arange(count) + generator.random(count)) * n / count).astype(int)
+        else:
+            chosen = generator.permutation(n)[np.arange(count) % n]
+        return [self.values[i] for i in generator.permutation(chosen)]
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,10 @@ class Range:
     @property
     def size(self) -> float:
         return math.inf
+
+    def spread(self, count: int, generator: np.random.Generator) -> list[float]:
+        """``count`` values in random order, one in each ``count``-th of the range."""
+        return [self.at(u) for u in generator.permutation((np.arange(count) + generator.random(count)) / count)]
 
     def at(self, u: float) -> float:
         if self.log:
@@ -102,28 +120,47 @@ class Space:
 
         A Latin hypercube (McKay, Beckman & Conover 1979): each dimension is cut into ``count`` parts and every part is
         used once, so that eight trials over six encodings try all six. A point that is invalid or was drawn before
-        is drawn again at random.
+        makes room for another, first of all for one that has a value which would else not be tried.
         """
         generator = np.random.Generator(np.random.Philox(key=name_key("space", seed)))
         valid = {_frozen(shape) for shape in self.shapes}
         count = int(min(count, self.valid_size))
-        if count * 2 > self.valid_size:  # so dense that drawing would mostly repeat: shuffle the grid instead
-            points = list(self.grid())
-            return [points[i] for i in generator.permutation(len(points))[:count]]
-        strata = {name: generator.permutation(count) for name in self.dimensions}
+        columns = [dimension.spread(count, generator) for dimension in self.dimensions.values()]
+        drawn = (dict(zip(self.dimensions, values, strict=True)) for values in zip(*columns, strict=True))
         chosen: dict[frozenset[tuple[str, Any]], Point] = {}
-        for i in range(count):
-            point = self._point({name: (strata[name][i] + generator.random()) / count for name in self.dimensions})
-            for _ in range(_TRIES):
-                if _frozen(self._shape_of(point)) in valid and _frozen(point) not in chosen:
-                    break
-                shape = self.shapes[int(generator.integers(len(self.shapes)))]
-                point = {**self._point({name: generator.random() for name in self.dimensions}), **shape}
-            chosen.setdefault(_frozen(point), point)
+        chosen |= {_frozen(point): point for point in drawn if _frozen(self._shape_of(point)) in valid}
+        tried = frozenset[tuple[str, Any]]().union(*chosen)
+        untried = {item: None for item in self._values() if item not in tried}  # a dict, since a set has no order
+        while len(chosen) < count:
+            fresh = [p for _ in range(_DRAWS) if _frozen(p := self._with_one_of([*untried], generator)) not in chosen]
+            if not fresh:  # so dense that drawing mostly repeats: the rest comes from the shuffled grid
+                rest = [point for point in self.grid() if _frozen(point) not in chosen]
+                return [*chosen.values(), *(rest[i] for i in generator.permutation(len(rest))[: count - len(chosen)])]
+            best = max(fresh, key=lambda p: len(untried.keys() & p.items()))
+            chosen[_frozen(best)] = best
+            for item in best.items():
+                untried.pop(item, None)
         return list(chosen.values())
 
-    def _point(self, unit: Mapping[str, float]) -> dict[str, Any]:
-        return {name: dimension.at(unit[name]) for name, dimension in self.dimensions.items()}
+    def _values(self) -> dict[tuple[str, Any], None]:
+        """Every choice's (key, value) that is part of a valid point."""
+        rest = (
+            (k, v)
+            for k, d in self.dimensions.items()
+            if isinstance(d, Choice) and not _is_shape(k, d)
+            for v in d.values
+        )
+        return dict.fromkeys(itertools.chain(rest, *(shape.items() for shape in self.shapes)))
+
+    def _with_one_of(self, items: Sequence[tuple[str, Any]], generator: np.random.Generator) -> Point:
+        """A random valid point that has one of the given (key, value), if there are any."""
+        point: dict[str, Any] = {name: d.spread(1, generator)[0] for name, d in self.dimensions.items()}
+        shapes: Sequence[Point] = self.shapes
+        if items:
+            name, value = items[int(generator.integers(len(items)))]
+            point[name] = value
+            shapes = [shape for shape in shapes if shape.get(name, value) == value]
+        return point | dict(shapes[int(generator.integers(len(shapes)))])
 
     def _shape_of(self, point: Point) -> Point:
         return {name: value for name, value in point.items() if _is_shape(name, self.dimensions[name])}
@@ -142,7 +179,8 @@ def compile_space(experiment: Experiment) -> Space:
     shape_keys = [name for name, dimension in dimensions.items() if _is_shape(name, dimension)]
     for name, dimension in dimensions.items():
         if name not in shape_keys:
-            for value in dimension.values if isinstance(dimension, Choice) else (dimension.low, dimension.high):
+            # A range is tried at its ends and, for the sake of keys that want whole numbers, in between.
+            for value in dimension.values if isinstance(dimension, Choice) else map(dimension.at, (0.0, 0.382, 1.0)):
                 _try(experiment, {name: value})
     choices = [dimensions[name] for name in shape_keys]
     combinations = math.prod(c.size for c in choices)
@@ -153,10 +191,11 @@ def compile_space(experiment: Experiment) -> Space:
             remedy="list fewer model values",
         )
     shapes, refused = [], Counter[str]()
+    model = experiment.model.model_dump()
     for values in itertools.product(*(c.values for c in choices if isinstance(c, Choice))):
         shape = dict(zip(shape_keys, values, strict=True))
         try:
-            experiment.with_values(shape)
+            ModelConfig(**model | {name.removeprefix("model."): value for name, value in shape.items()})
         except ConfigError as error:
             refused[error.what.split(";")[0]] += 1
             continue
@@ -189,17 +228,23 @@ def _dimension(name: str, raw: Any) -> Dimension:
     if section in ("", "search", "cluster", "tracking") or owner is None or field not in owner.model_fields:
         known = [f"{s}.{f}" for s in ("model", "data", "train", "optim") for f in _fields(s)]
         raise ConfigError(f"unknown key {name!r}", where="search.space", remedy=nearest(name, known))
+    if name in _DECIDED:
+        raise ConfigError("is the same for every trial", where=where, remedy=_DECIDED[name])
     if isinstance(raw, list):
         if not raw:
             raise ConfigError("lists no value", where=where, remedy="give at least one")
-        return Choice(tuple(dict.fromkeys(tuple(v) if isinstance(v, list) else v for v in raw)))
+        with suppress(TypeError):  # a mapping is no value
+            return Choice(tuple(dict.fromkeys(tuple(v) if isinstance(v, list) else v for v in raw)))
     if isinstance(raw, dict) and len(raw) == 1:
         kind, bounds = next(iter(raw.items()))
         numeric = isinstance(bounds, list) and all(isinstance(b, int | float) for b in bounds)
         if kind == "int" and numeric and len(bounds) in (2, 3) and all(isinstance(b, int) for b in bounds):
             low, high, step = (*bounds, 1)[:3]
             if low <= high and step > 0:
-                return Choice(tuple(range(low, high + 1, step)))
+                values = range(low, high + 1, step)
+                if len(values) > _MOST_SHAPES:
+                    raise ConfigError(f"has {len(values):,} values", where=where, remedy="take larger steps")
+                return Choice(tuple(values))
         if kind in ("uniform", "log") and numeric and len(bounds) == 2:
             low, high = bounds
             if low < high and (kind == "uniform" or low > 0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from vitray.tune.plan import SweepPlan
 from vitray.tune.record import TrialRecord
 
 _FILE = "sweep.json"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,5 +57,11 @@ def write_state(sweep: Sweep, records: Sequence[TrialRecord], status: str, **fac
 
 def list_sweeps(runs: Path) -> list[dict[str, Any]]:
     """The states of the sweeps in a runs folder, newest first."""
-    states = [json.loads(path.read_text()) for path in runs.glob(f"*/{_FILE}")]
-    return sorted(states, key=lambda state: -state["time"])
+    states = []
+    for path in runs.glob(f"*/{_FILE}"):
+        try:
+            state = json.loads(path.read_text())
+            states.append((float(state["time"]), state))
+        except (OSError, ValueError, KeyError, TypeError):
+            log.warning("%s is damaged, so its sweep is not listed", path)
+    return [state for _, state in sorted(states, key=lambda known: -known[0])]

@@ -97,7 +97,11 @@ class WarmTrial(tune.Trainable):
         """Seconds from Tune's start of the trial to its first optimizer step, and whether its group was warm."""
         if report.first_step_at is None:
             return {}
-        return {"start_s": report.first_step_at - self._asked_at, "warm": self._served > 1}
+        return {
+            "first_step_at": report.first_step_at,
+            "start_s": report.first_step_at - self._asked_at,
+            "warm": self._served > 1,
+        }
 
     def _failed(self, ended: Ended) -> dict[str, Any]:
         # A result instead of an exception: an exception would cost the actor, and the warm group with it.

@@ -1,0 +1,215 @@
+"""How long a trial takes to begin: from the end of the trial before it to its first optimizer step.
+
+Ours: a class Trainable that owns a warm worker group. Peer: the stock pattern of Ray's documentation, a function
+trainable that builds a TorchTrainer with Ray Data and TuneReportCallback. Both arms: the same prepared digits, the
+same model and batch size, a real first batch, one trial at a time, the same CPUs for a rank and for a data task, one
+Ray for all rounds, the arms taking turns. The first trial of a group pays the cold start; it is given apart.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import harness
+
+EPOCHS = 1
+BATCH = 128
+
+
+class Clock:
+    """Mixed into a Tune callback: when each trial ended."""
+
+    def __init__(self) -> None:
+        self.ended: list[float] = []
+
+
+def ours(data: str, workers: int, trials: int, folder: Path) -> tuple[float, list[float]]:
+    """(cold start, warm starts) in seconds."""
+    from ray import tune
+
+    from vitray.data import ShardedImages
+    from vitray.experiment import Experiment
+    from vitray.train.resources import plan_groups
+    from vitray.tune.plan import SweepPlan
+    from vitray.tune.space import compile_space
+    from vitray.tune.trial import WarmTrial
+
+    experiment = ShardedImages.open(data).resolve(
+        Experiment(
+            data={"path": data},
+            model={"patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4},
+            train={"epochs": EPOCHS, "global_batch": BATCH},
+            cluster={"workers": workers, "use_gpu": False},
+            search={"space": {"train.seed": list(range(trials))}, "trials": trials, "scheduler": "none"},
+        )
+    )
+    space = compile_space(experiment)
+    groups = plan_groups(experiment.cluster, cpus=os.cpu_count() or 1, gpus=0)
+    plan = SweepPlan(experiment, space, tuple(space.grid()), groups)
+    first_steps: dict[int, float] = {}
+    clock = Clock()
+
+    class Watch(tune.Callback):
+        def __getstate__(self) -> dict[str, Any]:
+            return {}
+
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+            first_steps.setdefault(trial.config["index"], result["first_step_at"])
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            clock.ended.append(time.time())
+
+    trainable = tune.with_resources(
+        tune.with_parameters(WarmTrial, plan=plan, folder=str(folder)), {"CPU": 0, "memory": 1}
+    )
+    start = time.time()
+    _fit(trainable, {"index": tune.grid_search(list(range(trials)))}, folder, Watch(), reuse=True)
+    return _starts(start, clock, [first_steps[i] for i in range(trials)])
+
+
+def stock(data: str, workers: int, trials: int, folder: Path) -> tuple[float, list[float]]:
+    """The same for the stock pattern: every trial is cold, so its warm starts are those after the first."""
+    from ray import tune
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    from vitray.experiment import ClusterConfig
+    from vitray.train.resources import plan_groups
+
+    groups = plan_groups(ClusterConfig(workers=workers, use_gpu=False), cpus=os.cpu_count() or 1, gpus=0)
+    stamps = folder / "first_steps"
+    stamps.mkdir(parents=True)
+    clock = Clock()
+
+    def driver(config: dict[str, Any]) -> None:
+        import ray
+
+        dataset = ray.data.read_parquet(
+            f"{data}/train", columns=["image", "label"], ray_remote_args={"num_cpus": groups.task_cpus}
+        ).map_batches(_decode, num_cpus=groups.task_cpus)
+        TorchTrainer(
+            _train_loop,
+            train_loop_config={**config, "stamps": str(stamps), "workers": workers, "threads": groups.threads},
+            scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": groups.rank_cpus}),
+            datasets={"train": dataset},
+            run_config=RunConfig(
+                name=f"seed{config['seed']}", storage_path=str(folder / "train"), callbacks=[TuneReportCallback()]
+            ),
+        ).fit()
+
+    class Watch(tune.Callback):
+        def __getstate__(self) -> dict[str, Any]:
+            return {}
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            clock.ended.append(time.time())
+
+    trainable = tune.with_resources(driver, {"CPU": 0, "memory": 1})
+    start = time.time()
+    _fit(trainable, {"seed": tune.grid_search(list(range(trials)))}, folder, Watch(), reuse=False)
+    return _starts(start, clock, [float((stamps / str(i)).read_text()) for i in range(trials)])
+
+
+def _fit(trainable: Any, space: dict[str, Any], folder: Path, watch: Any, *, reuse: bool) -> None:
+    from ray import tune
+
+    results = tune.Tuner(
+        trainable,
+        param_space=space,
+        tune_config=tune.TuneConfig(max_concurrent_trials=1, reuse_actors=reuse),
+        run_config=tune.RunConfig(name="tune", storage_path=str(folder), callbacks=[watch], verbose=0),
+    ).fit()
+    if results.errors:
+        raise SystemExit(f"a trial failed: {results.errors[0]}")
+
+
+def _starts(start: float, clock: Clock, first_steps: list[float]) -> tuple[float, list[float]]:
+    before = [start, *clock.ended[:-1]]
+    waits = [step - ended for step, ended in zip(first_steps, before, strict=True)]
+    return waits[0], waits[1:]
+
+
+def _decode(batch: dict[str, Any]) -> dict[str, Any]:
+    import cv2
+    import numpy as np
+
+    images = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) for data in batch["image"]]
+    return {"image": np.stack(images), "label": batch["label"]}
+
+
+def _train_loop(config: dict[str, Any]) -> None:
+    import ray.train
+    import torch
+    from ray.train.torch import prepare_model
+
+    from vitray.experiment import ModelConfig
+    from vitray.models import VisionTransformer
+
+    torch.set_num_threads(config["threads"])
+    torch.manual_seed(config["seed"])
+    model = prepare_model(
+        VisionTransformer(
+            ModelConfig(image_size=8, in_chans=1, num_classes=10, patch_size=4, embed_dim=64, depth=4, num_heads=4)
+        )
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    shard = ray.train.get_dataset_shard("train")
+    stamp = Path(config["stamps"]) / str(config["seed"])
+    loss = torch.zeros(())
+    for _ in range(EPOCHS):
+        for batch in shard.iter_torch_batches(batch_size=BATCH // config["workers"]):
+            images = batch["image"].float().unsqueeze(1) / 255
+            loss = torch.nn.functional.cross_entropy(model(images), batch["label"])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if ray.train.get_context().get_world_rank() == 0 and not stamp.exists():
+                stamp.write_text(str(time.time()))
+        ray.train.report({"loss": loss.item()})
+
+
+def main() -> None:
+    options = harness.arguments(__doc__ or "").parse_args()
+    rounds, trials = (1, 2) if options.quick else (3, 4)
+    from vitray.cluster.local import connect
+    from vitray.data.prepare import prepare
+
+    scratch = Path(tempfile.mkdtemp(prefix="vitray-bench-"))
+    data = str(scratch / "digits")
+    prepare("builtin:digits", data)
+    rows = []
+    with connect():
+        for workers in (1, 2):
+            cold: dict[str, list[float]] = {"ours": [], "stock": []}
+            warm: dict[str, list[float]] = {"ours": [], "stock": []}
+            cpu: dict[str, list[float]] = {"ours": [], "stock": []}
+            for number in range(rounds):
+                for name, arm in (("ours", ours), ("stock", stock)):
+                    before = harness.cpu_seconds()
+                    first, later = arm(data, workers, trials, scratch / f"{name}-{workers}-{number}")
+                    cpu[name].append((harness.cpu_seconds() - before) / trials)
+                    cold[name].append(first)
+                    warm[name] += later
+                    harness.say(
+                        f"{workers} workers, round {number}, {name}: first {first:.2f} s, later "
+                        + ", ".join(f"{s:.2f}" for s in later)
+                    )
+            unit, peer = "s", "function trainable + TorchTrainer"
+            label = f"{workers} worker{'s' if workers > 1 else ''}"
+            rows += [
+                harness.less_is_better(f"trial start, {label}", unit, warm["ours"], warm["stock"], peer, goal=50),
+                harness.less_is_better(f"first trial of a group, {label}", unit, cold["ours"], cold["stock"], peer),
+                harness.less_is_better(f"CPU-seconds a trial, {label}", unit, cpu["ours"], cpu["stock"], peer),
+            ]
+    shutil.rmtree(scratch, ignore_errors=True)
+    harness.publish("trial_start", rows, options.output, harness.versions("vitray", "ray", "torch"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""A real Ray head beside the tests: own folder, own ports, on loopback, with a token; and proof that it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+CPUS = 3  # what no local Ray of a two-core test machine would have by itself
+_MARK = "VITRAY_TEST_HEAD"
+_START_S = 90.0
+_STOP_S = 40.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Head:
+    """``ray start --head --block`` in a session of its own. All its processes carry a mark in their environment."""
+
+    port: int = field(default_factory=free_port)
+    dashboard_port: int = field(default_factory=free_port)
+    agent_port: int = field(default_factory=free_port)
+    token: str = field(default_factory=lambda: secrets.token_hex(32))
+    mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    # Not below pytest's folder: Ray's sockets have names of 60 characters, and the whole path may have 107.
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="vitray-head-")))
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    @property
+    def auth(self) -> dict[str, str]:
+        """What a process needs to be let in. Only ever for sub-processes: Ray keeps a token it has once read."""
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """This process's environment without Ray's and vitray's variables, with the head's mark and token."""
+        ours = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "VITRAY_", "MLFLOW_"))}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{ours.get('PATH', '')}"
+        return {**ours, "PATH": path, _MARK: self.mark, **self.auth, **more}
+
+    def start(self) -> None:
+        ports = {
+            "--port": self.port,
+            "--dashboard-port": self.dashboard_port,
+            "--dashboard-agent-listen-port": self.agent_port,
+            "--ray-client-server-port": free_port(),
+        }
+        command = ["ray", "start", "--head", "--block", "--dashboard-host", "127.0.0.1"]
+        command += ["--temp-dir", str(self.folder / "ray"), "--num-cpus", str(CPUS)]
+        command += ["--num-gpus", "0", "--object-store-memory", str(200 * 2**20), "--disable-usage-stats"]
+        command += [word for flag, port in ports.items() for word in (flag, str(port))]
+        with (self.folder / "head.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=self.environment(), stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if self.healthy():
+                return
+            time.sleep(0.2)
+        raise AssertionError((self.folder / "head.log").read_text())
+
+    def healthy(self) -> bool:
+        """The head's two own health pages, those that docker/compose.yaml asks; they want no token."""
+        try:
+            for port, page in ((self.dashboard_port, "gcs_healthz"), (self.agent_port, "local_raylet_healthz")):
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/{page}", timeout=5) as answer:
+                    if answer.read() != b"success":
+                        return False
+        except OSError:
+            return False
+        return True
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that was started by the head, its jobs or whoever got its environment."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(_MARK) == self.mark:
+                    found.append(process)
+        return found
+
+    def run(self, *command: str, timeout: float = 120, **more: str) -> subprocess.CompletedProcess[str]:
+        """A command as a person on this machine would run it, with the token; ``more`` are environment variables."""
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            env=self.environment(**more),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def stop(self) -> list[str]:
+        """End it as a container's stop would. Returns the processes that outlived it (and are then killed)."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_STOP_S)
+        _, left = psutil.wait_procs(self.processes(), timeout=10)
+        names = [str(process) for process in left]
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return names

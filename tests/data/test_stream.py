@@ -1,0 +1,320 @@
+"""What a rank sees: every sample once, the right pixels, the same from any executor, cache, rank count or start."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitray.data import ShardedImages
+from vitray.data import stream as stream_module
+from vitray.data.decode import decode, fit
+from vitray.data.order import Order
+from vitray.data.prefetch import Prefetch
+from vitray.data.stream import StreamOptions, unit_steps
+from vitray.data.unit import Batch, Plan
+from vitray.data.view import SplitView
+from vitray.errors import ConfigError, DataError
+from vitray.experiment import AugmentConfig, divisors
+
+AUGMENTS = [None, AugmentConfig(crop=True, flip=True, shift=2)]
+
+
+@pytest.fixture(params=["digits", "photos"])
+def data(request: pytest.FixtureRequest) -> ShardedImages:
+    return ShardedImages.open(str(request.getfixturevalue(request.param)))
+
+
+@pytest.fixture(params=["one step a unit", "units as they are"])
+def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large images have one step in a unit; here the images are small, so that is arranged."""
+    if request.param == "one step a unit":
+        monkeypatch.setattr(stream_module, "_UNIT_SECONDS", 1e-9)
+
+
+def batches(data: ShardedImages, split: str = "train", **options: Any) -> list[Batch]:
+    options = {"size": None if data.image_size else (24, 20), "global_batch": 64} | options
+    if "cache" in options:
+        options["options"] = StreamOptions(cache=options.pop("cache"))
+    return list(data.batches(split, **options))
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return (one.step, one.epoch, one.step_rows) == (other.step, other.epoch, other.step_rows) and all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in ("image", "label", "weight", "sample_id")
+    )
+
+
+def leaves_one_over(rows: int) -> int:
+    """A batch whose last step of an epoch has a single row."""
+    return max(d for d in divisors(rows - 1) if d <= 500)
+
+
+@pytest.mark.usefixtures("units")
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("cache", ["none", "auto"])
+def test_every_sample_comes_once_an_epoch_with_its_own_label_and_pixels(
+    data: ShardedImages, world_size: int, cache: str
+) -> None:
+    rows = data.num_samples("train")
+    batch = leaves_one_over(rows)
+    ranks = [
+        batches(data, global_batch=batch, seed=3, rank=r, world_size=world_size, cache=cache) for r in range(world_size)
+    ]
+    encoded, labels = SplitView(data.store, "train").read(np.arange(rows))
+    seen: list[int] = []
+    for step, shares in enumerate(zip(*ranks, strict=True)):
+        ids = np.concatenate([b.sample_id[b.weight > 0] for b in shares])
+        assert np.array_equal(ids, data.step_samples("train", step, global_batch=batch, seed=3))
+        assert {b.step for b in shares} == {step}
+        assert {b.step_rows for b in shares} == {len(ids)}
+        seen += ids.tolist()
+        for share in shares:
+            assert len(share.image) == len(share.label) == len(share.weight) == len(share.sample_id) >= 1
+            for image, label, sample_id in zip(share.image, share.label, share.sample_id, strict=True):
+                if sample_id >= 0:
+                    assert label == labels[sample_id]
+                    expected = fit(decode(encoded[sample_id], data.channels), share.image.shape[1:3])
+                    assert np.array_equal(image, expected)
+    assert sorted(seen) == list(range(rows))
+    # The last step has one row: all ranks but one take part with weight 0.
+    last = [b for shares in ranks for b in shares[-1:]]
+    assert [len(b.weight) for b in last] == [1] * world_size
+    assert sum(float(b.weight.sum()) for b in last) == 1
+    idle = [b for b in last if not b.weight.any()]
+    assert len(idle) == world_size - 1
+    for b in idle:
+        assert b.sample_id.tolist() == [-1]
+        assert not b.image.any()
+
+
+@pytest.mark.usefixtures("units")
+@pytest.mark.parametrize("augment", AUGMENTS, ids=["plain", "augmented"])
+def test_more_ranks_than_rows(data: ShardedImages, augment: AugmentConfig | None) -> None:
+    for cache in ("none", "auto"):
+        shares = [
+            batches(data, "val", global_batch=2, rank=r, world_size=5, stop_step=3, augment=augment, cache=cache)
+            for r in range(5)
+        ]
+        ids = [b.sample_id[b.weight > 0] for rank in shares for b in rank]
+        assert sorted(np.concatenate(ids).tolist()) == list(range(6))
+
+
+@pytest.mark.parametrize("augment", AUGMENTS, ids=["plain", "augmented"])
+def test_the_decoded_split_gives_the_same_bytes(digits: Path, augment: AugmentConfig | None) -> None:
+    data = ShardedImages.open(str(digits))
+    for split in ("train", "train+val", "val"):
+        for size in (None, (12, 10)):
+            options: dict[str, Any] = {
+                "global_batch": 301, "seed": 5, "rank": 1, "world_size": 2, "stop_step": 9, "size": size,
+                "augment": augment,
+            }  # fmt: skip
+            read = batches(data, split, cache="none", **options)
+            held = batches(data, split, cache="decoded", **options)
+            assert len(read) == len(held) == 9
+            assert all(map(same, read, held))
+
+
+@settings(max_examples=15)
+@given(data_=st.data(), world_size=st.integers(1, 3), batch=st.integers(5, 42), unit=st.integers(1, 7))
+def test_a_stream_that_starts_later_is_the_tail_of_the_whole(
+    photos: Path, data_: st.DataObject, world_size: int, batch: int, unit: int
+) -> None:
+    data = ShardedImages.open(str(photos))
+    stop = data_.draw(st.integers(1, 14))
+    start = data_.draw(st.integers(0, stop))
+    options: dict[str, Any] = {
+        "global_batch": batch, "rank": world_size - 1, "world_size": world_size, "augment": AUGMENTS[1],
+        "stop_step": stop, "size": 8,
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        whole = batches(data, **options)
+        patch.setattr(stream_module, "unit_steps", lambda plan: unit)
+        tail = batches(data, start_step=start, **options)
+    assert len(tail) == stop - start
+    assert all(map(same, tail, whole[start:]))
+
+
+def test_without_a_stop_the_stream_ends_with_the_epoch(digits: Path) -> None:
+    data = ShardedImages.open(str(digits))
+    assert [b.step for b in batches(data, global_batch=500)] == [0, 1, 2]
+    assert [(b.step, b.epoch) for b in batches(data, global_batch=500, start_step=4)] == [(4, 1), (5, 1)]
+
+
+def test_what_a_sample_looks_like_in_an_epoch_depends_on_seed_epoch_and_id_alone(data: ShardedImages) -> None:
+    def pictures(epoch: int, batch: int, world_size: int, seed: int = 1, **options: Any) -> dict[int, bytes]:
+        steps = -(-data.num_samples("train") // batch)
+        found = {}
+        for rank in range(world_size):
+            for b in batches(
+                data, global_batch=batch, seed=seed, rank=rank, world_size=world_size, augment=AUGMENTS[1],
+                start_step=epoch * steps, stop_step=(epoch + 1) * steps, **options,
+            ):  # fmt: skip
+                found |= {int(i): x.tobytes() for i, x in zip(b.sample_id, b.image, strict=True) if i >= 0}
+        return found
+
+    base = pictures(1, 40, 1)
+    assert len(base) == data.num_samples("train")
+    for batch, world_size, options in ((40, 2, {}), (13, 3, {"window": 2}), (7, 1, {"cache": "auto"})):
+        assert pictures(1, batch, world_size, **options) == base
+    for other in (pictures(2, 40, 1), pictures(1, 40, 1, seed=2)):
+        assert np.mean([base[i] != other[i] for i in base]) > 0.8
+
+
+@pytest.mark.parametrize("cache", ["none", "decoded"])
+def test_a_row_that_does_not_decode_is_named(digits: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
+    data = ShardedImages.open(str(digits))
+    read = SplitView.read
+
+    def damaged(view: SplitView, ids: Any) -> Any:
+        images, labels = read(view, ids)
+        return [b"\x89PNG\r\n\x1a\nno" if i == 77 else x for i, x in zip(ids.tolist(), images, strict=True)], labels
+
+    monkeypatch.setattr(SplitView, "read", damaged)
+    monkeypatch.setattr("vitray.data.cache.held", lambda plan: None)
+    with pytest.raises(DataError) as caught:
+        batches(data, cache=cache)
+    assert "split train, sample 77" in str(caught.value)
+    assert str(digits) in str(caught.value)
+    assert "vitray data verify" in str(caught.value)
+
+
+def test_damaged_bytes_on_disk_name_the_shard_and_row_group(photos: Path, tmp_path: Path) -> None:
+    shard = tmp_path / "ds" / "train" / "00000.parquet"
+    for file in photos.rglob("*"):
+        target = tmp_path / "ds" / file.relative_to(photos)
+        if file.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=r"train/00000\.parquet, row group \d"):
+        batches(ShardedImages.open(str(tmp_path / "ds")))
+
+
+def test_evaluation_splits_come_in_stored_order_and_unaltered(data: ShardedImages) -> None:
+    ids = np.concatenate([b.sample_id for b in batches(data, "test", global_batch=7)])
+    assert ids.tolist() == list(range(data.num_samples("test")))
+    shuffled = np.concatenate([b.sample_id for b in batches(data, "test", global_batch=7, shuffle=True)])
+    assert shuffled.tolist() != ids.tolist()
+    assert sorted(shuffled.tolist()) == ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"rank": 2, "world_size": 2}, "rank 2 is not in a world of 2"),
+        ({"rank": -1}, "rank -1"),
+        ({"cache": "decoded", "size": 8}, "cannot hold images of different sizes"),
+        ({"size": None}, "say which size"),
+    ],
+)
+def test_what_cannot_be_streamed_is_refused(photos: Path, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        batches(ShardedImages.open(str(photos)), **options)
+
+
+def test_a_cache_that_is_too_small_is_refused_only_if_it_was_asked_for(digits: Path) -> None:
+    data = ShardedImages.open(str(digits))
+    need = 1258 * 64
+    small = StreamOptions(cache="decoded", cache_bytes=need - 1)
+    with pytest.raises(ConfigError, match=f"data.cache_bytes={need}"):
+        list(data.batches("train", global_batch=64, options=small))
+    auto = StreamOptions(cache="auto", cache_bytes=0)
+    assert len(list(data.batches("train", global_batch=629, options=auto))) == 2
+
+
+def test_an_unknown_split_is_refused_with_those_there_are(digits: Path) -> None:
+    data = ShardedImages.open(str(digits))
+    for split in ("vla", "train+vla", "", "+"):
+        with pytest.raises(DataError, match="its splits: train, val, test"):
+            data.num_samples(split)
+
+
+@given(batch=st.integers(1, 10**6), world_size=st.integers(1, 64), side=st.sampled_from([8, 224, 4096]))
+def test_a_unit_is_at_least_a_step_and_otherwise_bounded(digits: Path, batch: int, world_size: int, side: int) -> None:
+    store = ShardedImages.open(str(digits)).store
+    order = Order(store.fingerprint, "train", 10**7, 64, batch)
+    plan = Plan(SplitView(store, "train"), order, 0, world_size, (side, side), None)
+    steps = unit_steps(plan)
+    assert 1 <= steps <= 64
+    rows = max(1, batch // world_size)
+    assert steps == 1 or steps * rows * plan.image_bytes <= 64 * 2**20
+
+
+def producers() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name == "vitray-prefetch"]
+
+
+def test_prefetch_keeps_the_order_and_ends_its_thread() -> None:
+    assert list(Prefetch(lambda: range(100), depth=3)) == list(range(100))
+    assert producers() == []
+
+
+def test_prefetch_raises_the_producers_error_in_its_place() -> None:
+    def make() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise DataError("broken", where="sample 3")
+
+    items = iter(Prefetch(make, depth=8))
+    assert [next(items), next(items)] == [1, 2]
+    with pytest.raises(DataError, match="sample 3"):
+        next(items)
+    assert producers() == []
+
+
+def test_prefetch_raises_an_error_of_making_the_iterator() -> None:
+    def make() -> Iterator[int]:
+        raise ConfigError("no iterator")
+
+    with pytest.raises(ConfigError):
+        list(Prefetch(make, depth=1))
+
+
+def test_a_consumer_that_leaves_early_ends_the_producer_and_its_generator() -> None:
+    closed = threading.Event()
+
+    def make() -> Iterator[int]:
+        try:
+            yield from itertools.count()
+        finally:
+            closed.set()
+
+    for item in Prefetch(make, depth=2):
+        if item == 5:
+            break
+    assert closed.wait(5)
+    assert producers() == []
+
+
+def test_prefetch_stays_within_its_depth() -> None:
+    made: list[int] = []
+
+    def make() -> Iterator[int]:
+        for i in range(50):
+            made.append(i)
+            yield i
+
+    items = iter(Prefetch(make, depth=2))
+    next(items)
+    time.sleep(0.2)
+    assert len(made) <= 4  # one taken, two waiting, one in the producer's hand
+    items.close()  # type: ignore[attr-defined]
+
+
+def test_a_stream_left_half_way_leaves_no_thread(photos: Path) -> None:
+    stream = ShardedImages.open(str(photos)).batches("train", global_batch=4, size=8, stop_step=1000)
+    next(stream)
+    assert len(producers()) == 1
+    stream.close()  # type: ignore[attr-defined]
+    assert producers() == []
