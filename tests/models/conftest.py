@@ -1,4 +1,4 @@
-"""Every model test starts from the same seed, on few threads."""
+"""Every model test starts from the same seed, on one thread."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 @pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:
-    """Same weights and inputs in whatever order tests run; two threads, so that a busy machine is not thrashed."""
+    """Same weights and inputs in whatever order tests run; one thread, for models too small to share."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(min(threads, 2))
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)

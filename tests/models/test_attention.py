@@ -51,7 +51,7 @@ def test_full_attention_is_the_plain_loop(heads: int, biased: bool) -> None:
 def test_axial_attention_is_columns_then_rows(prefix: int, biased: bool) -> None:
     heads, h, w, e = 2, 3, 4, prefix
     model = small_vit(attention="axial", pos_encoding="relative" if biased else "none", registers=prefix - 1)
-    module, layout = model.blocks[0].attn, model.layout((h, w), torch.device("cpu"))
+    module, layout = model.blocks[0].attn, model.layout((h, w), 0, None)
     assert isinstance(module, AxialAttention)
     x = torch.randn(1, e + h * w, 16)
     q, k, v = projected(module, x[0])

@@ -58,20 +58,20 @@ def test_relative_bias_is_the_table_at_the_offset_from_query_to_key(registers: i
     position = small_vit(pos_encoding="relative", registers=registers).position
     assert isinstance(position, Relative)
     (h, w), e = position.grid, 1 + registers
-    bias = position.full_bias(position.grid)
+    bias = position.full_bias(position.grid, block=1)
     assert bias.shape == (2, e + h * w, e + h * w)
     for a in range(2):
         for n in range(e + h * w):
             for m in range(e + h * w):
                 if n < e and m < e:
-                    expected = position.prefix_to_prefix[a, n, m]
+                    expected = position.prefix_to_prefix[1, a, n, m]
                 elif n < e:
-                    expected = position.prefix_to_patch[a, n]
+                    expected = position.prefix_to_patch[1, a, n]
                 elif m < e:
-                    expected = position.patch_to_prefix[a, m]
+                    expected = position.patch_to_prefix[1, a, m]
                 else:
                     (yn, xn), (ym, xm) = divmod(n - e, w), divmod(m - e, w)
-                    expected = position.offset[a, ym - yn + h - 1, xm - xn + w - 1]
+                    expected = position.offset[1, a, ym - yn + h - 1, xm - xn + w - 1]
                 assert bias[a, n, m] == expected
 
 
@@ -79,16 +79,16 @@ def test_axial_relative_bias_is_the_axis_table_at_the_offset() -> None:
     position = small_vit(pos_encoding="relative", attention="axial").position
     assert isinstance(position, Relative)
     h, w = position.grid
-    bias = position.axial_bias(position.grid)
-    for line, table, length in ((bias.height, position.height, h), (bias.width, position.width, w)):
+    bias = position.axial_bias(position.grid, block=1)
+    for line, table, length in ((bias.height, position.height[1], h), (bias.width, position.width[1], w)):
         assert line.shape == (2, length, 1 + length)
         for a in range(2):
             for n in range(length):
-                assert line[a, n, 0] == position.patch_to_prefix[a, 0]
+                assert line[a, n, 0] == position.patch_to_prefix[1, a, 0]
                 for m in range(length):
                     assert line[a, n, 1 + m] == table[a, m - n + length - 1]
-    assert torch.equal(bias.prefix[:, :, 0], position.prefix_to_prefix[:, :, 0])
-    assert torch.equal(bias.prefix[:, :, 1:], position.prefix_to_patch[..., None].expand(-1, -1, h * w))
+    assert torch.equal(bias.prefix[:, :, 0], position.prefix_to_prefix[1, :, :, 0])
+    assert torch.equal(bias.prefix[:, :, 1:], position.prefix_to_patch[1, ..., None].expand(-1, -1, h * w))
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -123,7 +123,7 @@ def test_only_the_encoding_that_is_asked_for_acts() -> None:
         p, grid = model.position, (3, 4)
         found = {
             "t": p.table(grid, model.pos_embed, CPU),
-            "b": p.full_bias(grid),
+            "b": p.full_bias(grid, 0),
             "r": p.rotation(grid, CPU),
         }
         assert "".join(name for name, value in found.items() if value is not None) == acts[kind]
@@ -155,8 +155,8 @@ def test_a_larger_grid_keeps_a_smooth_relative_bias() -> None:
     assert isinstance(position, Relative)
     with torch.no_grad():
         position.init_weights(None)
-        position.offset.copy_(torch.linspace(-1, 1, 7)[None, :, None].expand(2, 7, 7))
-    bias = position.full_bias((8, 8))[0, 1:, 1:].reshape(8, 8, 8, 8)
+        position.offset.copy_(torch.linspace(-1, 1, 7)[:, None].expand_as(position.offset))
+    bias = position.full_bias((8, 8), 0)[0, 1:, 1:].reshape(8, 8, 8, 8)
     down = bias[0, 0, :, 0]
     assert down[0].item() == pytest.approx(0, abs=1e-6)
     assert down[-1].item() == pytest.approx(1, abs=1e-6)

@@ -148,7 +148,7 @@ class Evil:
 def test_a_file_with_code_inside_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"patch_embed.proj.weight": Evil()}, "evil.pth")
-    Path("plain.pth").write_bytes(pickle.dumps(Evil()))
+    Path("plain.pth").write_bytes(pickle.dumps(Evil(), protocol=2))
     for name in ("evil.pth", "plain.pth"):
         with pytest.raises(DataError, match="could run code"):
             load_pretrained(model_of(), name)

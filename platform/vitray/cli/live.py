@@ -123,7 +123,8 @@ class SweepTable(SweepDisplay):
             if trial.status in ("done", "stopped", "failed") and trial.index not in self._said:
                 self._said.add(trial.index)
                 outcome = trial.failure or f"{trial.best(self._metric, self._mode):.4f} {self._metric}"
-                self._say(f"{trial.name} {trial.status} at epoch {trial.epoch}: {outcome}  {_point(trial)}")
+                start = "" if trial.start_s is None else f", began after {trial.start_s:.2f} s"
+                self._say(f"{trial.name} {trial.status} at epoch {trial.epoch}{start}: {outcome}  {_point(trial)}")
         running = [t for t in trials if t.status == "running"]
         if running and time.perf_counter() - self._line_at > _LINE_EVERY_S:
             self._say(f"{self._stage}; " + ", ".join(f"{t.name} epoch {t.epoch}" for t in running))

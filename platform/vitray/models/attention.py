@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitray.models.position import AxialBias, Grid, Rotation
+from vitray.models.position import AxialBias, Rotation
+from vitray.models.resize import Grid
 
 
 class Layout(NamedTuple):
-    """Where the tokens lie and what their positions do to attention; the same for every block of one forward pass."""
+    """Where the tokens lie and what their positions do to attention."""
 
     grid: Grid
     prefix: int

@@ -54,7 +54,7 @@ class Position(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_dim, self.num_heads = config.embed_dim, config.num_heads
+        self.embed_dim, self.num_heads, self.depth = config.embed_dim, config.num_heads, config.depth
         self.grid: Grid = config.grid
         self.prefix = 1 + config.registers
 
@@ -73,12 +73,12 @@ class Position(nn.Module):
         """What queries and keys are rotated by."""
         return None
 
-    def full_bias(self, grid: Grid) -> Tensor | None:
-        """What is added to the logits of full attention, (A, T, T): row the query, column the key."""
+    def full_bias(self, grid: Grid, block: int) -> Tensor | None:
+        """What is added to the logits of full attention in a block, (A, T, T): row the query, column the key."""
         return None
 
-    def axial_bias(self, grid: Grid) -> AxialBias | None:
-        """What is added to the logits of axial attention."""
+    def axial_bias(self, grid: Grid, block: int) -> AxialBias | None:
+        """What is added to the logits of axial attention in a block."""
         return None
 
 
@@ -137,54 +137,59 @@ class Sinusoidal2d(Position):
 class Relative(Position):
     """A learned bias on the logits by the 2-D offset from query to key (Liu et al. 2021, Swin, equation 4).
 
-    softmax(Q K^T / sqrt(K) + B), B[a, n, m] = table[a, y_m - y_n, x_m - x_n]. As in BEiT (Bao et al. 2022) prefix
-    tokens have offset-free biases: prefix to patch, patch to prefix, prefix to prefix. One table serves all blocks
-    (BEiT's shared variant, also T5's): Swin's table a block costs a gather and its slow backward in every block.
+    softmax(Q K^T / sqrt(K) + B), B[a, n, m] = table[a, y_m - y_n, x_m - x_n], a table for every block and head. As in
+    BEiT (Bao et al. 2022) prefix tokens have offset-free biases: prefix to patch, patch to prefix, prefix to prefix.
     Axial attention meets offsets along one axis at a time, so it keeps a table for each axis.
+
+    The tables start at random with logits of standard deviation 2: from zero, where Swin starts, attention is blind to
+    place, and a short training never learns to look.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        (h, w), heads, prefix = self.grid, self.num_heads, self.prefix
+        (h, w), prefix = self.grid, self.prefix
+        shape = (self.depth, self.num_heads)
         self.axial = config.attention == "axial"
         if self.axial:
-            self.height = nn.Parameter(torch.empty(heads, 2 * h - 1))
-            self.width = nn.Parameter(torch.empty(heads, 2 * w - 1))
+            self.height = nn.Parameter(torch.empty(*shape, 2 * h - 1))
+            self.width = nn.Parameter(torch.empty(*shape, 2 * w - 1))
         else:
-            self.offset = nn.Parameter(torch.empty(heads, 2 * h - 1, 2 * w - 1))
-        self.prefix_to_patch = nn.Parameter(torch.empty(heads, prefix))
-        self.patch_to_prefix = nn.Parameter(torch.empty(heads, prefix))
-        self.prefix_to_prefix = nn.Parameter(torch.empty(heads, prefix, prefix))
+            self.offset = nn.Parameter(torch.empty(*shape, 2 * h - 1, 2 * w - 1))
+        self.prefix_to_patch = nn.Parameter(torch.empty(*shape, prefix))
+        self.patch_to_prefix = nn.Parameter(torch.empty(*shape, prefix))
+        self.prefix_to_prefix = nn.Parameter(torch.empty(*shape, prefix, prefix))
 
     def init_weights(self, pos_embed: Tensor | None) -> None:
         for parameter in self.parameters():
-            nn.init.trunc_normal_(parameter, std=1.0)
+            nn.init.normal_(parameter, std=2.0)
 
-    def full_bias(self, grid: Grid) -> Tensor:
+    def full_bias(self, grid: Grid, block: int) -> Tensor:
         h, w = grid
-        table: Tensor = self.offset
+        table = self.offset[block]
         if grid != self.grid:
             table = F.interpolate(table[None], (2 * h - 1, 2 * w - 1), mode="bicubic", align_corners=True)[0]
         # Every h x w window of the table is one query's view; the last window belongs to the first query. Windows are
         # views, so this needs no index table, and its backward is a plain sum instead of a scatter.
         patches = table.unfold(1, h, 1).unfold(2, w, 1).flip(1, 2).reshape(-1, h * w, h * w)
-        left = self.patch_to_prefix[:, None].expand(-1, h * w, -1)
-        return torch.cat((self._from_prefix(h * w), torch.cat((left, patches), dim=2)), dim=1)
+        left = self.patch_to_prefix[block, :, None].expand(-1, h * w, -1)
+        return torch.cat((self._from_prefix(h * w, block), torch.cat((left, patches), dim=2)), dim=1)
 
-    def axial_bias(self, grid: Grid) -> AxialBias:
+    def axial_bias(self, grid: Grid, block: int) -> AxialBias:
         h, w = grid
-        return AxialBias(self._line(self.height, h), self._line(self.width, w), self._from_prefix(h * w))
+        height, width = self._line(self.height[block], h, block), self._line(self.width[block], w, block)
+        return AxialBias(height, width, self._from_prefix(h * w, block))
 
-    def _line(self, table: Tensor, length: int) -> Tensor:
+    def _line(self, table: Tensor, length: int, block: int) -> Tensor:
         """(A, 2 h - 1) -> (A, length, E + length): the bias within one column or row."""
         if table.shape[1] != 2 * length - 1:
             table = F.interpolate(table[None], 2 * length - 1, mode="linear", align_corners=True)[0]
         line = table.unfold(1, length, 1).flip(1)
-        return torch.cat((self.patch_to_prefix[:, None].expand(-1, length, -1), line), dim=2)
+        return torch.cat((self.patch_to_prefix[block, :, None].expand(-1, length, -1), line), dim=2)
 
-    def _from_prefix(self, patches: int) -> Tensor:
+    def _from_prefix(self, patches: int, block: int) -> Tensor:
         """(A, E, T): the rows of the prefix tokens."""
-        return torch.cat((self.prefix_to_prefix, self.prefix_to_patch[:, :, None].expand(-1, -1, patches)), dim=2)
+        to_patches = self.prefix_to_patch[block, :, :, None].expand(-1, -1, patches)
+        return torch.cat((self.prefix_to_prefix[block], to_patches), dim=2)
 
 
 class Rope2d(Position):
@@ -196,10 +201,10 @@ class Rope2d(Position):
     contiguous halves. Prefix tokens are not rotated.
 
     Rotating content that is still random tells little about place, so the biases of queries and keys start at random:
-    rotated against each other they make a pattern over offsets, different in every head, with logits of variance 1.
+    rotated against each other they make a pattern over offsets, different in every block and head.
     """
 
-    qk_bias_std = 1.0
+    qk_bias_std = 2.0
 
     def rotation(self, grid: Grid, device: torch.device) -> Rotation:
         f = frequencies(self.embed_dim // self.num_heads // 4, base=100.0, device=device)

@@ -16,7 +16,8 @@ from vitray.experiment import ModelConfig
 from vitray.models.attention import Layout
 from vitray.models.block import Block, LayerScale
 from vitray.models.patch_embed import PatchEmbed
-from vitray.models.position import Grid, build_position
+from vitray.models.position import Rotation, build_position
+from vitray.models.resize import Grid
 
 
 class VisionTransformer(nn.Module):
@@ -75,20 +76,20 @@ class VisionTransformer(nn.Module):
         if table is not None:
             x = x + table.to(x.dtype)
         x = self.pos_drop(x)
-        layout = self.layout(grid, x.device)
-        for block in self.blocks:
-            x = block(x, layout)
+        rotation = self.position.rotation(grid, x.device)
+        for i, block in enumerate(self.blocks):
+            x = block(x, self.layout(grid, i, rotation))
         return self.norm(x)
 
-    def layout(self, grid: Grid, device: torch.device) -> Layout:
-        """What every block needs to know about positions on this grid."""
+    def layout(self, grid: Grid, block: int, rotation: Rotation | None) -> Layout:
+        """What a block needs to know about positions on this grid."""
         axial = self.config.attention == "axial"
         return Layout(
             grid,
             self.num_prefix_tokens,
-            self.position.rotation(grid, device),
-            None if axial else self.position.full_bias(grid),
-            self.position.axial_bias(grid) if axial else None,
+            rotation,
+            None if axial else self.position.full_bias(grid, block),
+            self.position.axial_bias(grid, block) if axial else None,
         )
 
     @property

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpecBase
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
@@ -24,7 +24,8 @@ NAMES = {
     "relative": "relative, a learned bias by offset",
     "rope_2d": "rotary over rows and columns",
 }
-MOST_MAPS = 8  # similarity maps a side: more are too small to read
+MOST_MAPS = 8  # maps a side: more are too small to read
+MOST_BLOCKS = 4
 DIVERGING = "RdBu_r"  # its middle, white, is zero
 
 
@@ -33,8 +34,8 @@ def encoding_figure(model: VisionTransformer) -> Figure:
     """The positional encoding of ``model`` on the grid it was made for.
 
     Absolute tables: position x dimension, and each position's cosine similarity with all others (Dosovitskiy et al.
-    2021, figure 7). Relative: the bias by offset, a map a head. Rotary: the angles, and what they do to the product
-    of two equal vectors by offset. None: a figure that says so.
+    2021, figure 7). Relative: the bias by offset, a map a block and head. Rotary: the angles, and what they do to the
+    product of two equal vectors by offset. None: a figure that says so.
     """
     kind = model.config.pos_encoding
     h, w = model.config.grid
@@ -87,69 +88,76 @@ def _absolute(figure: Figure, table: torch.Tensor, grid: tuple[int, int]) -> Non
 
 
 def _relative(figure: Figure, position: Relative) -> None:
-    heads = position.num_heads
-    maps = [position.height, position.width] if position.axial else [position.offset]
-    limit = max(float(m.abs().max()) for m in maps) or 1.0
-    if position.axial:
-        axes = figure.subplots(1, 3, width_ratios=(3, 3, 2))
-        for place, table, axis in zip(axes, maps, ("height", "width"), strict=False):
-            reach = table.shape[1] // 2
-            image = place.imshow(
-                table.float().cpu().numpy(),
-                cmap=DIVERGING,
-                vmin=-limit,
-                vmax=limit,
-                aspect="auto",
-                interpolation="nearest",
-                extent=(-reach - 0.5, reach + 0.5, heads + 0.5, 0.5),
-            )
-            direction = "rows down" if axis == "height" else "columns right"
-            _label(place, f"Bias along {axis}", f"offset of the key ({direction})", "head")
-        figure.colorbar(image, ax=list(axes[:2]), label="added to the attention logit")
-        _prefix_bars(figure, axes[2], position)
-        return
-    across = min(heads, 4)
-    down = math.ceil(heads / across)
-    figure.set_size_inches(2.6 * across + 4.2, max(4.6, 2.5 * down + 1.4))
-    grids = figure.add_gridspec(1, 2, width_ratios=(2.6 * across, 3.2))
-    cells = grids[0].subgridspec(down, across)
-    places = [figure.add_subplot(cells[head // across, head % across]) for head in range(heads)]
-    image = _offset_maps(places, position.offset, limit)
-    figure.colorbar(image, ax=places, label="added to the attention logit")
-    _prefix_bars(figure, figure.add_subplot(grids[1]), position)
+    """Left: a map a block and head (axial: a row a head). Right: the class token's biases by block and head."""
+    tables = [position.height, position.width] if position.axial else [position.offset]
+    limit = max(float(table.abs().max()) for table in tables) or 1.0
+    blocks = _spread(position.depth, MOST_BLOCKS)
+    columns = [0, 1] if position.axial else _spread(position.num_heads)
+    width, height = (3.4, 2.2) if position.axial else (1.9, 2.2)
+    figure.set_size_inches(width * len(columns) + 4.6, max(5.4, height * len(blocks) + 1.4))
+    halves = figure.add_gridspec(1, 2, width_ratios=(width * len(columns), 3.4))
+    cells = halves[0].subgridspec(len(blocks), len(columns))
+    places = [[figure.add_subplot(cells[r, c]) for c in range(len(columns))] for r in range(len(blocks))]
+    for row, block in zip(places, blocks, strict=True):
+        for place, column in zip(row, columns, strict=True):
+            if position.axial:
+                image = _line_map(place, tables[column][block], limit)
+                place.set_title(f"Block {block + 1}, along {('height', 'width')[column]}", fontsize=9)
+            else:
+                image = _offset_map(place, tables[0][block, column], limit)
+                place.set_title(f"Block {block + 1}, head {column + 1}", fontsize=9)
+    for c, place in enumerate(places[-1]):
+        names = ("rows below the query", "columns right of the query")
+        place.set_xlabel(names[c] if position.axial else names[1], fontsize=8)
+    for row in places:
+        row[0].set_ylabel("head" if position.axial else "rows below the query", fontsize=8)
+    figure.colorbar(image, ax=[place for row in places for place in row], label="added to the attention logit")
+    _prefix_maps(figure, halves[1].subgridspec(3, 1), position)
 
 
-def _offset_maps(places: Sequence[Axes], offset: torch.Tensor, limit: float) -> AxesImage:
-    y, x = offset.shape[1] // 2, offset.shape[2] // 2
-    for head, place in enumerate(places):
-        image = place.imshow(
-            offset[head].float().cpu().numpy(),
-            cmap=DIVERGING,
-            vmin=-limit,
-            vmax=limit,
-            interpolation="nearest",
-            extent=(-x - 0.5, x + 0.5, y + 0.5, -y - 0.5),
-        )
-        place.plot(0, 0, marker="+", color="black", markersize=7)
-        _label(place, f"Head {head + 1}", "columns right of the query", "rows below it")
+def _offset_map(place: Axes, offset: torch.Tensor, limit: float) -> AxesImage:
+    y, x = offset.shape[0] // 2, offset.shape[1] // 2
+    place.plot(0, 0, marker="+", color="black", markersize=6)
+    return _map(place, offset, limit, extent=(-x - 0.5, x + 0.5, y + 0.5, -y - 0.5))
+
+
+def _line_map(place: Axes, line: torch.Tensor, limit: float) -> AxesImage:
+    heads, reach = line.shape[0], line.shape[1] // 2
+    image = _map(place, line, limit, extent=(-reach - 0.5, reach + 0.5, heads + 0.5, 0.5))
+    place.set_aspect("auto")
     return image
 
 
-def _prefix_bars(figure: Figure, axes: Axes, position: Relative) -> None:
-    """The class token's biases; registers, if any, are averaged in."""
-    heads = np.arange(1, position.num_heads + 1)
-    bars = (
-        ("patch to class token", position.patch_to_prefix.mean(1)),
-        ("class token to patch", position.prefix_to_patch.mean(1)),
-        ("class token to itself", position.prefix_to_prefix.mean((1, 2))),
+def _map(
+    place: Axes, values: torch.Tensor, limit: float, extent: tuple[float, float, float, float] | None = None
+) -> AxesImage:
+    image = place.imshow(
+        values.float().cpu().numpy(), cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest", extent=extent
     )
-    for i, (label, values) in enumerate(bars):
-        axes.barh(heads + (i - 1) * 0.27, values.float().cpu().numpy(), height=0.25, label=label)
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.invert_yaxis()
-    _label(axes, "Class token" if position.prefix == 1 else "Class token and registers", "added to the logit", "head")
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    figure.legend(loc="outside lower right", ncols=3, fontsize=8, frameon=False)
+    place.tick_params(labelsize=7)
+    place.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    place.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    return image
+
+
+def _prefix_maps(figure: Figure, cells: GridSpecBase, position: Relative) -> None:
+    """The class token's biases, block by head; those of registers, if any, are averaged in."""
+    name = "class token" if position.prefix == 1 else "class token and registers"
+    parts = (
+        (f"patch to {name}", position.patch_to_prefix.mean(2)),
+        (f"{name} to patch", position.prefix_to_patch.mean(2)),
+        (f"{name} to itself" if position.prefix == 1 else "among these", position.prefix_to_prefix.mean((2, 3))),
+    )
+    limit = max(float(values.abs().max()) for _, values in parts) or 1.0
+    extent = (0.5, position.num_heads + 0.5, position.depth + 0.5, 0.5)
+    places = [figure.add_subplot(cells[row, 0]) for row in range(3)]
+    for place, (title, values) in zip(places, parts, strict=True):
+        image = _map(place, values, limit, extent)
+        place.set_aspect("auto")
+        place.set_title(title[0].upper() + title[1:], fontsize=9)
+        place.set_ylabel("block", fontsize=8)
+    places[-1].set_xlabel("head", fontsize=8)
+    figure.colorbar(image, ax=places, label="added to the attention logit")
 
 
 def _rotary(figure: Figure, position: Position, grid: tuple[int, int]) -> None:
@@ -195,8 +203,8 @@ def _label(axes: Axes, title: str, x: str, y: str, *, integers: bool = True) -> 
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def _spread(count: int) -> list[int]:
-    """All of 0..count-1, or MOST_MAPS of them at even distances."""
-    if count <= MOST_MAPS:
+def _spread(count: int, most: int = MOST_MAPS) -> list[int]:
+    """All of 0..count-1, or ``most`` of them at even distances."""
+    if count <= most:
         return list(range(count))
-    return [round(i * (count - 1) / (MOST_MAPS - 1)) for i in range(MOST_MAPS)]
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)]

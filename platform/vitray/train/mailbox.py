@@ -40,6 +40,7 @@ class _Current:
     outgoing: deque[Report | Ended] = field(default_factory=deque)
     finished: set[int] = field(default_factory=set)
     reported_step: int = -1
+    handed_step: int = -1
     decided_step: int = -1
     stop_step: int | None = None  # the report that was answered with a stop
     ended: bool = False
@@ -74,15 +75,21 @@ class Mailbox:
         current = self._of_job()
         async with self._changed:
             await self._wait_for(lambda: bool(current.outgoing), timeout_s)
-            return current.outgoing.popleft() if current.outgoing else None
+            if not current.outgoing:
+                return None
+            said = current.outgoing.popleft()
+            if isinstance(said, Report):
+                current.handed_step = said.step
+            return said
 
     async def decide(self, go_on: bool) -> None:
         """Answer the report that was handed out last."""
         async with self._changed:
             current = self._of_job()
-            current.decided_step = current.reported_step
+            current.decided_step = current.handed_step
             if not go_on and current.stop_step is None:
-                current.stop_step = current.reported_step
+                current.stop_step = current.handed_step
+                current.outgoing = deque(said for said in current.outgoing if isinstance(said, Ended))
             self._changed.notify_all()
 
     async def latest_progress(self) -> tuple[int, Mapping[str, float]] | None:

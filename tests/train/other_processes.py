@@ -1,0 +1,49 @@
+"""What some tests do in processes of their own. All are forked from one clean server, so torch is imported once."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from small_runs import small_experiment, small_feed, small_state, train
+
+from vitray.train.checkpoint import CheckpointStore, Progress
+from vitray.train.evaluate import evaluate
+from vitray.train.loop import fresh_state
+from vitray.train.ranks import Ranks
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["vitray.train.loop", "torch._dynamo", "pytest"])
+
+
+def write_checkpoints(folder: Path, first: int, committed: Connection) -> None:
+    """Save step after step for ever, and tell which are committed."""
+    torch.set_num_threads(1)
+    store = CheckpointStore(folder)
+    for step in range(first, 10**6):
+        state, info = small_state(step, ema=True)
+        store.save(state, Progress(step, best=0.5, best_step=step // 5 * 5), info)
+        store.wait()
+        committed.send(step)
+
+
+def train_as_rank(rank: int, world_size: int, folder: Path, data: Path, runs: list[dict[str, Any]], out: Any) -> None:
+    """Train each of some experiments as one rank, evaluate fresh weights, and put what came of it into ``out``."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
+    ranks = Ranks(rank, world_size)
+    losses, scores = [], []
+    for number, values in enumerate(runs):
+        experiment = small_experiment(data, **values)
+        reports = train(experiment, folder / f"run-{number}", ranks=ranks)
+        losses.append([report.metrics["train/loss"] for report in reports])
+        feed, model = small_feed(experiment, ranks), fresh_state(experiment, ranks).model
+        scores.append(
+            {split: dict(evaluate(model, feed.evaluation(split), feed.to_input, ranks)) for split in ("val", "test")}
+        )
+    out.put((rank, losses, scores))
+    dist.destroy_process_group()
