@@ -106,9 +106,24 @@ def test_an_earlier_model_of_ours_is_a_start(tmp_path: Path) -> None:
     info = PackageInfo(
         model=old.config, classes=tuple("abcde"), mean=(0.0,) * 3, std=(1.0,) * 3, dataset_fingerprint=""
     )
-    report = load_pretrained(new, save_package(tmp_path / "m", old.state_dict(), info))
+    folder = save_package(tmp_path / "m", old.state_dict(), info)
+    report = load_pretrained(new, folder)
     assert len(report.adapted) == 1
     assert torch.equal(new.norm.weight, old.norm.weight)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_pretrained(new, folder)
+
+
+@pytest.mark.parametrize("attention", ["full", "axial"])
+def test_relative_positions_are_interpolated_for_another_size(tmp_path: Path, attention: str) -> None:
+    old = small_vit(pos_encoding="relative", attention=attention)
+    new = small_vit(pos_encoding="relative", attention=attention, image_size=(10, 12))
+    report = load_pretrained(new, saved(old, tmp_path / "w.safetensors"))
+    assert "interpolated" in report.adapted[0]
+    x = torch.randn(2, 3, 10, 12)
+    torch.testing.assert_close(new.eval()(x), old.eval()(x), rtol=0, atol=1e-4)  # as it does on the fly
 
 
 def test_resized_patches_give_the_same_tokens() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any, get_args
 
 import pytest
@@ -109,7 +110,7 @@ def test_for_any_run_the_rate_rises_to_the_peak_then_falls_and_stays_in_bounds(
     peak = rates.index(max(rates))
     assert max(rates) == pytest.approx(1.0)
     assert all(0 < a <= 1 + 1e-12 for a in rates if ratio > 0)
-    assert all(a <= b for a, b in zip(rates[: peak + 1], rates[1 : peak + 1], strict=False))
-    assert all(a >= b - 1e-12 for a, b in zip(rates[peak:], rates[peak + 1 :], strict=False))
+    assert all(a <= b for a, b in pairwise(rates[: peak + 1]))
+    assert all(a >= b - 1e-12 for a, b in pairwise(rates[peak:]))
     if total > 2:
         assert rates[-1] == pytest.approx(ratio, abs=1e-9)

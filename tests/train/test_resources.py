@@ -28,10 +28,9 @@ def test_what_is_planned_fits_with_room_for_a_data_task(
 ) -> None:
     try:
         made = plan(workers, cpus=cpus, gpus=gpus, groups=groups, use_gpu=use_gpu)
-    except ResourceError as error:
+    except ResourceError:
         has = gpus if use_gpu is True or (use_gpu == "auto" and gpus) else cpus
         assert workers * (groups or 1) > has
-        assert error.remedy
         return
     ranks = made.groups * made.ranks
     assert made.rank_cpus > 0

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from vitray.errors import CheckpointError, ConfigError, DataError
 from vitray.experiment import ModelConfig
-from vitray.models.pretrained import first_few, mismatches
 from vitray.models.vit import VisionTransformer
+from vitray.models.weights_file import first_few, mismatches
 
 FORMAT = 1
 WEIGHTS, INFO = "model.safetensors", "model.json"

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitray.experiment import ModelConfig
-from vitray.models.resize import Grid, resize_table
+from vitray.models.resize import Grid, resize_offsets, resize_table
 
 
 class Rotation(NamedTuple):
@@ -165,9 +165,7 @@ class Relative(Position):
 
     def full_bias(self, grid: Grid, block: int) -> Tensor:
         h, w = grid
-        table = self.offset[block]
-        if grid != self.grid:
-            table = F.interpolate(table[None], (2 * h - 1, 2 * w - 1), mode="bicubic", align_corners=True)[0]
+        table = resize_offsets(self.offset[block, None], (2 * h - 1, 2 * w - 1))[0]
         # Every h x w window of the table is one query's view; the last window belongs to the first query. Windows are
         # views, so this needs no index table, and its backward is a plain sum instead of a scatter.
         patches = table.unfold(1, h, 1).unfold(2, w, 1).flip(1, 2).reshape(-1, h * w, h * w)
@@ -181,9 +179,7 @@ class Relative(Position):
 
     def _line(self, table: Tensor, length: int, block: int) -> Tensor:
         """(A, 2 h - 1) -> (A, length, E + length): the bias within one column or row."""
-        if table.shape[1] != 2 * length - 1:
-            table = F.interpolate(table[None], 2 * length - 1, mode="linear", align_corners=True)[0]
-        line = table.unfold(1, length, 1).flip(1)
+        line = resize_offsets(table[None], (2 * length - 1,))[0].unfold(1, length, 1).flip(1)
         return torch.cat((self.patch_to_prefix[block, :, None].expand(-1, length, -1), line), dim=2)
 
     def _from_prefix(self, patches: int, block: int) -> Tensor:

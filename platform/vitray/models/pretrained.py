@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from vitray.errors import CheckpointError, DataError
-from vitray.models.resize import Grid, resize_kernel, resize_table
+from vitray.models.package import load_package
+from vitray.models.resize import Grid, resize_kernel, resize_offsets, resize_table
 from vitray.models.vit import VisionTransformer
-from vitray.models.weights_file import read_weights
+from vitray.models.weights_file import first_few, mismatches, read_weights
 
 Source = Literal["timm", "torchvision"]
 
@@ -59,8 +60,8 @@ def load_pretrained(
 ) -> LoadReport:
     """Load weights into ``model`` in place. Strict: every tensor finds its place, or nothing is changed.
 
-    Adapted, and reported: a head for another number of classes keeps its fresh start; learned positions are
-    interpolated to the model's grid; a patch kernel of another size is resized (FlexiViT). Anything else that differs
+    Adapted, and reported: a head for another number of classes keeps its fresh start; learned and relative
+    positions are interpolated to the model's grid; a patch kernel of another size is resized (FlexiViT). Anything else that differs
     is another architecture.
 
     Args:
@@ -72,7 +73,7 @@ def load_pretrained(
         CheckpointError: damaged, or of another architecture; the first mismatches are named.
     """
     path = Path(path)
-    weights = read_weights(path / "model.safetensors" if path.is_dir() else path)
+    weights = load_package(path)[0].state_dict() if path.is_dir() else read_weights(path)
     weights, source = to_our_names(weights, str(path))
     weights, adapted = adapt(weights, model, source_grid, str(path))
     wrong = mismatches(weights, model)
@@ -133,6 +134,11 @@ def adapt(
         if old != grid:
             changes.append(f"positions: interpolated from {old[0]} x {old[1]} to {grid[0]} x {grid[1]} patches")
         out["pos_embed"] = resize_table(table, old, grid)
+    for name in ("offset", "height", "width"):
+        offsets, wanted = out.get(f"position.{name}"), own.get(f"position.{name}")
+        if offsets is not None and wanted is not None and offsets.shape[2:] != wanted.shape[2:]:
+            changes.append(f"relative positions: position.{name} interpolated to the model's grid")
+            out[f"position.{name}"] = resize_offsets(offsets, wanted.shape[2:])
     return out, changes
 
 
@@ -143,19 +149,3 @@ def _square(rows: int, where: str) -> Grid:
         if side * side == patches:
             return side, side
     raise DataError(f"its {rows} positions are no square grid", where=where, remedy="say source_grid=(down, across)")
-
-
-def mismatches(weights: Mapping[str, Tensor], model: VisionTransformer) -> list[str]:
-    """What does not fit, in the model's order: missing, unknown, or of another shape."""
-    own = model.state_dict()
-    wrong = []
-    for name, tensor in own.items():
-        if name not in weights:
-            wrong.append(f"{name} is missing")
-        elif weights[name].shape != tensor.shape:
-            wrong.append(f"{name} is {tuple(weights[name].shape)}, the model's is {tuple(tensor.shape)}")
-    return wrong + [f"{name} is unknown" for name in weights if name not in own]
-
-
-def first_few(wrong: list[str]) -> str:
-    return "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")

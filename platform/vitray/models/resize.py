@@ -1,9 +1,11 @@
 """Fit learned tensors to another patch size or grid.
 
-Shapes: D width, C channels, P x P the patch, N patches.
+Shapes: D width, C channels, P x P the patch, N patches, h x w patches, L blocks, A heads.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,17 @@ def resize_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
     image = table[:, 1:].reshape(1, h, w, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(image.float(), new, mode="bicubic", antialias=True).to(table.dtype)
     return torch.cat((table[:, :1], resized.flatten(2).transpose(1, 2)), dim=1)
+
+
+def resize_offsets(table: Tensor, size: Sequence[int]) -> Tensor:
+    """Interpolate a table by offset (L, A, 2 h - 1, 2 w - 1) or (L, A, 2 h - 1) to the offsets of another grid.
+
+    The outermost offsets are the image's own size and stay so, as in Liu et al. 2021 (Swin), section 3.2.
+    """
+    if table.shape[2:] == tuple(size):
+        return table
+    mode = "bicubic" if table.ndim == 4 else "linear"
+    return F.interpolate(table.float(), tuple(size), mode=mode, align_corners=True).to(table.dtype)
 
 
 def resize_kernel(kernel: Tensor, patch_size: int) -> Tensor:

@@ -1,15 +1,16 @@
-"""Read a file of weights without running what may be in it."""
+"""Read a file of weights without running what may be in it, and say how weights differ from a model's."""
 
 from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitray.errors import CheckpointError, DataError
 
@@ -55,3 +56,20 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise DataError("holds no dictionary of tensors", where=str(path), remedy="save the model's state_dict")
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def mismatches(weights: Mapping[str, Tensor], model: nn.Module) -> list[str]:
+    """What does not fit, in the model's order: missing, unknown, or of another shape."""
+    own = model.state_dict()
+    wrong = []
+    for name, tensor in own.items():
+        if name not in weights:
+            wrong.append(f"{name} is missing")
+        elif weights[name].shape != tensor.shape:
+            wrong.append(f"{name} is {tuple(weights[name].shape)}, the model's is {tuple(tensor.shape)}")
+    return wrong + [f"{name} is unknown" for name in weights if name not in own]
+
+
+def first_few(wrong: list[str]) -> str:
+    """Three of them in a sentence, and how many more there are."""
+    return "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
