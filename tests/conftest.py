@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from vitray.cluster.local import Cluster, connect
 
 settings.register_profile("vitray", deadline=None, derandomize=True)
 settings.load_profile("vitray")
@@ -27,3 +30,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits") / "ds"
     prepare("builtin:digits", folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """One local Ray for the tests of a module: a start costs seconds."""
+    with connect() as connected:
+        yield connected

@@ -146,6 +146,7 @@ def test_ray_starts_with_real_flags_and_a_token() -> None:
         assert facts["environment"]["RAY_AUTH_MODE"] == "token"
         assert facts["environment"]["RAY_AUTH_TOKEN"] == "t"
         assert int(facts["stop_grace_period"].removesuffix("s")) > 30
+        assert options(service)["object_store_memory"] < int(facts["shm_size"])  # else Ray puts it on the disk
     assert worker["num_cpus"] == int(SERVICES["ray-worker"]["cpus"])
     with pytest.raises(AssertionError, match=r"copy docker/\.env\.example"):
         services()  # Compose refuses to start without a token

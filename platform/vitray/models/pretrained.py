@@ -60,9 +60,9 @@ def load_pretrained(
 ) -> LoadReport:
     """Load weights into ``model`` in place. Strict: every tensor finds its place, or nothing is changed.
 
-    Adapted, and reported: a head for another number of classes keeps its fresh start; learned and relative
-    positions are interpolated to the model's grid; a patch kernel of another size is resized (FlexiViT). Anything else that differs
-    is another architecture.
+    Adapted, and reported: a head for another number of classes keeps its fresh start; learned and relative positions
+    are interpolated to the model's grid; a patch kernel of another size is resized (FlexiViT). Anything else that
+    differs is another architecture.
 
     Args:
         path: a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file, or a vitray package's folder.
