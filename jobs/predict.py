@@ -1,4 +1,7 @@
-"""Classify images on the cluster this job runs on: ``python jobs/predict.py MODEL IMAGES... [options]``."""
+"""Classify images on the cluster this job runs on: ``python jobs/predict.py MODEL IMAGES... [options]``.
+
+How to submit: jobs/train.py.
+"""
 
 from vitray.cli import run_as_job
 

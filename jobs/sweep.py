@@ -1,4 +1,7 @@
-"""Run a sweep on the cluster this job runs on: ``python jobs/sweep.py CONFIG [section.key=value ...]``."""
+"""Run a sweep on the cluster this job runs on: ``python jobs/sweep.py CONFIG [section.key=value ...]``.
+
+How to submit: jobs/train.py.
+"""
 
 from vitray.cli import run_as_job
 

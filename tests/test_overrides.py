@@ -150,7 +150,7 @@ def test_a_file_without_permission_is_an_error_of_the_config(folder: Path) -> No
         Experiment.load(folder / "secret.yaml")
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @example("? {a: 1}\n: 2").via("a mapping as a key")
 @given(st.one_of(st.text(max_size=40), st.text(alphabet="data:{}[]<>!&*-?|#'\" \n1e.=", max_size=30)))
 def test_whatever_a_file_holds_the_answer_is_an_experiment_or_a_config_error(folder: Path, text: str) -> None:
@@ -187,7 +187,7 @@ _experiments = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(_experiments)
 def test_an_experiment_written_as_yaml_loads_as_itself(folder: Path, values: dict[str, Any]) -> None:
     made = Experiment(**values)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +62,3 @@ def _children_cpu_s() -> float:
 def contents(folder: Path) -> dict[str, int]:
     """Every file below a folder, with its size."""
     return {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def patiently(started: float, seconds: float) -> bool:
-    """Whether less than ``seconds`` of this process's time have passed since ``started`` (``time.process_time``)."""
-    return time.process_time() - started < seconds

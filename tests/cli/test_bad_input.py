@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 from command_line import Here, apart, contents
 
-from vitray.cluster.local import Machine
+from vitray.cluster.local import Cluster, Machine
+from vitray.errors import ResourceError
+from vitray.tracking.tracker import NoTracker
+
+
+def _no_cluster(address: str | None = None) -> None:
+    raise AssertionError("a cluster was to be started")
 
 
 @pytest.fixture
@@ -17,6 +24,7 @@ def folder(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A project: a good config beside its data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Machine, "here", classmethod(lambda cls: cls(cpus=4, gpus=0)))
+    monkeypatch.setattr("vitray.cluster.launch.connect", _no_cluster)
     (tmp_path / "ds").symlink_to(digits)
     (tmp_path / "good.yaml").write_text(
         "data: {path: ds}\nmodel: {patch_size: 2, embed_dim: 32, num_heads: 4, depth: 1}\ncluster: {use_gpu: false}\n"
@@ -39,7 +47,7 @@ BAD = [
     (("train", "typo.yaml"), "did you mean 'model'?"),
     (("train", "lost.yaml"), "there is no such dataset folder"),
     (("train",), "give one, or --resume NAME"),
-    (("train", "good.yaml", "model.dept=3"), "did you mean 'model.depth'?"),
+    (("train", "good.yaml", "model.dept=3"), "did you mean 'model.depth'"),
     (("train", "good.yaml", "modle.depth=3"), "did you mean 'model'?"),
     (("train", "good.yaml", "model.depth"), "write section.key=value"),
     (("train", "good.yaml", "model.depth=0"), "model.depth: input should be greater than 0, got 0"),
@@ -54,7 +62,7 @@ BAD = [
     (("train", "good.yaml", "cluster.workers=[4,2]"), "min <= max"),
     (("train", "good.yaml", "cluster.use_gpu=true"), "set cluster.use_gpu=false"),
     (("train", "good.yaml", "data.path=builtin:digit"), "builtin:digits"),
-    (("train", "good.yaml", "data.path=/dev/null"), "is a file, not a dataset folder"),
+    (("train", "good.yaml", "data.path=good.yaml"), "is a file, not a dataset folder"),
     (("train", "good.yaml", "data.path=nope://x"), "nope://x"),
     (("train", "good.yaml", "train.init_from=nowhere"), "there are no such weights"),
     (("train", "good.yaml", "name=a/b"), "name"),
@@ -94,6 +102,7 @@ def test_bad_input_is_one_message_and_leaves_nothing(
         (("train", "good.yaml", "model.num_heads=5"), "error: model: num_heads 5 does not divide embed_dim 32"),
         (("train", "good.yaml", "model.patch_size=3"), "error: model: patch_size 3 does not divide image_size 8"),
         (("sweep", "run", "good.yaml", "search.space={model.patch_size: [3]}"), "holds no valid point"),
+        (("train", "good.yaml", "cluster.workers=4096"), "4096 workers need 4096 CPUs"),
     ],
 )
 def test_the_message_comes_at_once_before_anything_heavy_is_imported(
@@ -116,7 +125,7 @@ def test_a_damaged_dataset_is_named_with_the_file(
     shutil.copytree(digits, folder / "bad")
     shard, manifest = folder / "bad" / "val" / "00000.parquet", folder / "bad" / "manifest.json"
     if how == "manifest":
-        manifest.write_text(manifest.read_text().replace("digits", "digitz", 1))
+        manifest.write_text(manifest.read_text().replace('"7"', '"seven"', 1))
     elif how == "missing":
         shard.unlink()
     else:
@@ -153,9 +162,25 @@ def test_a_taken_name_is_refused_before_anything_starts(folder: Path, capsys: py
     assert "choose another with name=" in said.err
 
 
-def test_refusing_imports_no_ray(folder: Path) -> None:
-    assert sys.executable
-    said = apart("train", "good.yaml", "cluster.workers=4096", cwd=folder)
-    assert said.code == 2
-    assert "4096 workers need" in said.err
-    assert contents(folder / "home") == {} if (folder / "home").exists() else True
+@pytest.mark.parametrize(("verb", "answers"), [(("train",), True), (("train",), False), (("sweep", "run"), False)])
+def test_a_cluster_that_is_too_small_or_silent_costs_no_name(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    verb: tuple[str, ...],
+    answers: bool,
+) -> None:
+    @contextmanager
+    def cluster(address: str | None = None) -> Iterator[Cluster]:
+        if not answers:
+            raise ResourceError("no Ray cluster answers", where=str(address))
+        yield Cluster(str(address), cpus=2.0, gpus=0.0)
+
+    monkeypatch.setattr("vitray.cluster.launch.connect", cluster)
+    monkeypatch.setattr("vitray.cluster.launch.check_answers", lambda address: None)
+    monkeypatch.setattr("vitray.cluster.launch.tracking", lambda home: nullcontext(NoTracker()))
+    for _ in range(2):
+        said = Here(capsys)(*verb, "good.yaml", "name=mine", "cluster.workers=3", "--address", "host:6379")
+        assert said.code == 2
+        assert ("3 workers need 3 CPUs" if answers else "host:6379: no Ray cluster answers") in said.err
+    assert not (folder / "home" / "runs" / "mine").exists()

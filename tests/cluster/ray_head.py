@@ -92,6 +92,7 @@ class Head:
             if self.healthy():
                 return True
             time.sleep(0.2)
+        self._end()
         return False
 
     def healthy(self) -> bool:
@@ -127,10 +128,14 @@ class Head:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(_STOP_S)
+        left = self._end()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return left
+
+    def _end(self) -> list[str]:
+        """Kill what does not end by itself, and name it."""
         _, left = psutil.wait_procs(self.processes(), timeout=10)
-        names = [str(process) for process in left]
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        return names
+        return [str(process) for process in left]

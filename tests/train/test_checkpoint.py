@@ -125,7 +125,7 @@ def two_generations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(
     name=st.sampled_from(FILES),
     how=st.sampled_from(["flip", "cut", "remove", "empty", "append"]),
@@ -260,9 +260,9 @@ def test_a_save_that_fails_is_raised_by_the_next_call(tmp_path: Path) -> None:
 
 
 def test_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    """SIGKILL, eight times, each time somewhere else in a save: what is restored was wholly written."""
+    """SIGKILL, five times, each time somewhere else in a save: what is restored was wholly written."""
     chance, last = random.Random(0), 0
-    for _ in range(8):
+    for _ in range(5):
         heard, said = CONTEXT.Pipe(duplex=False)
         writer = CONTEXT.Process(target=write_checkpoints, args=(tmp_path, last + 1, said))
         writer.start()
@@ -282,7 +282,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path)
         for folder in store.committed():
             verify(folder)
         last = progress.step
-    assert last >= 8
+    assert last >= 5
     # The next save sweeps what the killed ones left, and keeps two and the best.
     save(store, last + 1, ema=True, best=0.5, best_step=last // 5 * 5)
     assert set(tmp_path.iterdir()) == set(store.committed())

@@ -63,7 +63,7 @@ discrete_spaces = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(discrete_spaces)
 def test_the_grid_is_what_brute_force_finds(raw: dict[str, list[Any]]) -> None:
     expected = brute_force(raw)
@@ -80,7 +80,7 @@ def test_the_grid_is_what_brute_force_finds(raw: dict[str, list[Any]]) -> None:
     assert (sum(space.refused.values()) + len(space.shapes)) * rest == space.size
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(discrete_spaces, st.integers(1, 60), st.integers(0, 5), st.booleans())
 def test_random_points_are_valid_different_and_as_many_as_there_can_be(
     raw: dict[str, Any], count: int, seed: int, with_range: bool
@@ -97,7 +97,7 @@ def test_random_points_are_valid_different_and_as_many_as_there_can_be(
     assert points == space.random(count, seed)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(
     sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4), extra=st.integers(0, 12), seed=st.integers(0, 30),
     with_range=st.booleans(),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from pathlib import Path
 
 import click
 
 from vitray import __version__
-from vitray.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, VitrayError, nearest
+from vitray.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, ConfigError, VitrayError, nearest
 
 # command -> (module, attribute, one-line help); the help is here so that listing imports nothing
 _COMMANDS = {
@@ -22,6 +23,9 @@ _COMMANDS = {
     "models": ("models", "Browse the model registry."),
     "ui": ("ui", "Open MLflow's own pages on this store."),
 }
+
+_KEEPING = ("train", "sweep")  # commands that write below VITRAY_HOME
+_RAY_COPY = "working_dir_files"  # the folder in which Ray puts working directories that were sent along
 
 
 class _LazyGroup(click.Group):
@@ -59,8 +63,18 @@ def cli() -> None:
 def run_as_job(*command: str) -> None:
     """What the scripts in ``jobs/`` do: a command of this line, with the words that the script was given.
 
-    Ray sets ``RAY_ADDRESS`` for a submitted job, so that the command joins the cluster it runs on.
+    Ray sets ``RAY_ADDRESS`` for a submitted job, so that the command joins the cluster it runs on. A working directory
+    that was sent along is a copy which Ray deletes in its own time, so state must not be kept there.
     """
+    if command[0] in _KEEPING and "VITRAY_HOME" not in os.environ and _RAY_COPY in Path.cwd().parts:
+        error = ConfigError(
+            "runs and models would be lost with Ray's copy of the working directory",
+            where="VITRAY_HOME",
+            remedy="name a folder that lasts: ray job submit --runtime-env-json "
+            '\'{"env_vars": {"VITRAY_HOME": "/shared/vitray"}}\' ...',
+        )
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
     main([*command, *sys.argv[1:]])
 
 

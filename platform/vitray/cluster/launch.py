@@ -134,9 +134,9 @@ def train(
     else:
         plan_groups(experiment.cluster, **vars(Machine.here()))  # an impossible demand is refused at once
     with tracking(home) as tracker, connect(address) as cluster:
+        plan = plan_groups(experiment.cluster, cpus=cluster.cpus, gpus=cluster.gpus)
         from vitray.train.worker_group import WorkerGroup
 
-        plan = plan_groups(experiment.cluster, cpus=cluster.cpus, gpus=cluster.gpus)
         run = Run(_key(home, name), name, "train", home.runs / name, experiment, prepared.data.fingerprint)
         run.write_config()  # not before: a run that was refused leaves nothing, and its name stays free
         order = prepared.data.order(experiment.train.split, global_batch=experiment.train.global_batch)

@@ -55,7 +55,7 @@ def _segment(plan: Plan, spans: list[tuple[int, int]], task_cpus: float) -> Iter
         dataset = ray.data.read_datasource(
             _Units(plan, spans),
             override_num_blocks=len(spans),
-            ray_remote_args={"num_cpus": task_cpus, "scheduling_strategy": "SPREAD"},
+            num_cpus=task_cpus,
         )
         tables = iter(dataset.iterator().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
     try:
