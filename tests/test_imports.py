@@ -112,6 +112,14 @@ def test_ray_is_unknown_to_models_order_experiment_loop_and_tracking() -> None:
         assert file not in users
 
 
+def test_job_scripts_only_hand_over_to_the_command_line() -> None:
+    scripts = sorted((ROOT / "jobs").glob("*.py"))
+    assert [script.stem for script in scripts] == ["predict", "prepare", "sweep", "train"]
+    for script in scripts:
+        assert len(script.read_text().splitlines()) < 60
+        assert {name.rpartition(".")[0] for name in imports(script)} <= {"vitray.cli", "vitray.cluster", "__future__"}
+
+
 def test_the_source_root_is_no_package() -> None:
     assert not (PACKAGE.parent / "__init__.py").exists(), "it would shadow the standard library's platform"
 

@@ -87,6 +87,13 @@ def test_a_crop_lies_in_the_image(size: tuple[int, int], low: float, narrow: flo
         assert w > 0
 
 
+def test_every_place_of_a_crop_is_equally_likely() -> None:
+    nine_sixteenths = AugmentConfig(crop=True, crop_scale=(0.5625, 0.5625), crop_ratio=(1, 1))
+    places, counts = np.unique(boxes(4, 4, nine_sixteenths, 8000), axis=0, return_counts=True)
+    assert places.tolist() == [[top, left, 3, 3] for top in (0, 1) for left in (0, 1)]
+    assert ((counts - 2000) ** 2 / 2000).sum() < 21  # chi-squared, 3 degrees of freedom: p < 1e-4 above
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_crop_is_resized_to_what_is_wanted(channels: int) -> None:
     image = picture(40, 30, channels)

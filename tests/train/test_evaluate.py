@@ -100,7 +100,7 @@ class Says(nn.Module):
 
 def test_rows_of_weight_zero_do_not_count() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [math.inf, 0.0]])
-    batch = fixed_batch([0, 0, 1], [1, 1, 0])
+    batch = fixed_batch([0, 0, 0], [1, 1, 0])  # the third would be right
     found = dict(evaluate(Says(logits[:2].repeat(2, 1)[:3]), [batch], lambda b: torch.zeros(3), Ranks()))
     first, second = math.log(1 + math.exp(-2)), math.log(1 + math.exp(1))
     assert found == {"loss": pytest.approx((first + second) / 2), "accuracy": 0.5, "samples": 2.0}

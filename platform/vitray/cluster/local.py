@@ -56,8 +56,8 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         # Mailboxes and controllers take no CPU, so more processes than CPUs start, and Ray would warn of each dozen.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
-        # OpenMP threads that wait spin, by default for milliseconds. Ranks share the cores with data tasks here, and two
-        # spinning threads on busy cores trained ten times slower; with a short spin the cost on idle cores is a tenth.
+        # OpenMP threads that wait spin, by default for milliseconds. Ranks share the cores with data tasks here, and
+        # two spinning threads on busy cores trained ten times slower; a short spin costs a tenth on idle cores.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         try:
             _start_or_join(target)

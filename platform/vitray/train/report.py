@@ -10,7 +10,10 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Report:
-    """Said by the first rank when an epoch is done and its checkpoint committed."""
+    """Said by the first rank when an epoch is done; its checkpoint is then being written.
+
+    If ranks die before it is committed, they come back from the one before, and the epoch is done and saved again.
+    """
 
     step: int
     epoch: int
