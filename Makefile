@@ -12,7 +12,7 @@ test: check
 	$(BIN)/pytest
 
 test-fast: $(READY)
-	$(BIN)/pytest -m "not ray"
+	$(BIN)/pytest -m "not ray and not slow"
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -174,7 +174,7 @@ def test_a_cluster_that_is_too_small_or_silent_costs_no_name(
     def cluster(address: str | None = None) -> Iterator[Cluster]:
         if not answers:
             raise ResourceError("no Ray cluster answers", where=str(address))
-        yield Cluster(str(address), cpus=2.0, gpus=0.0)
+        yield Cluster(str(address), cpus=2.0, gpus=0.0, node_cpus=2.0)
 
     monkeypatch.setattr("vitray.cluster.launch.connect", cluster)
     monkeypatch.setattr("vitray.cluster.launch.check_answers", lambda address: None)

@@ -27,6 +27,8 @@ from vitray.models import VisionTransformer
 from vitray.models.package import PackageInfo, save_package
 from vitray.tracking import MlflowTracker, registry
 
+pytestmark = pytest.mark.slow
+
 
 class Said(NamedTuple):
     code: int
@@ -199,6 +201,7 @@ def test_ui_refuses_a_port_that_is_taken(run: Run, store: Path) -> None:
     assert "cannot listen" in said.err
 
 
+@pytest.mark.slow
 def test_ui_serves_the_pages_and_leaves_no_process(registered: Path, tmp_path: Path) -> None:
     home = tmp_path / "a home"
     home.mkdir()

@@ -23,6 +23,8 @@ from vitray.data.decode import Image, encode_png
 from vitray.inference.mlflow_model import ImageClassifier, _load_pyfunc
 from vitray.tracking import MlflowTracker, registry
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(gray: Path) -> ImageClassifier:
@@ -108,6 +110,7 @@ def served(gray: Path, tmp_path: Path) -> Any:
         server.wait()
 
 
+@pytest.mark.slow
 def test_mlflow_models_serve_answers_real_pngs(served: str, model: ImageClassifier, pictures: list[Image]) -> None:
     pngs = [encode_png(p) for p in pictures[:4]]
     texts = [base64.b64encode(png).decode() for png in pngs]

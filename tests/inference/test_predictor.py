@@ -18,6 +18,8 @@ from vitray.inference.predictor import BATCH
 from vitray.models.package import load_package
 from vitray.models.preprocess import normalise
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["gray", "colour"])
 def package(request: pytest.FixtureRequest) -> Path:

@@ -17,6 +17,8 @@ from vitray.experiment import PRESETS, ModelConfig
 from vitray.models import VisionTransformer
 from vitray.models.cost import cost, count_parameters, flops, memory
 
+pytestmark = pytest.mark.slow
+
 IMAGENET: dict[str, Any] = {"image_size": 224, "in_chans": 3, "num_classes": 1000}
 
 

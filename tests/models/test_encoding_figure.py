@@ -12,6 +12,8 @@ from small_models import ENCODINGS, small_vit
 from vitray.models.position import Relative
 from vitray.plots.encoding import encoding_figure
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("attention", ["full", "axial"])
 @pytest.mark.parametrize("kind", ENCODINGS)

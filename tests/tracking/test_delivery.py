@@ -84,6 +84,7 @@ def check_whole(view: View) -> None:
     assert view.tags.items() >= {"a": "b", "c": "d"}.items()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "after"),
     [(KilledError, False), (KilledError, True), (UnavailableError, True)],
@@ -207,6 +208,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_sigkill_then_resume_leaves_one_run(home: Path, uri: str, new_tracker: Callable[..., MlflowTracker]) -> None:
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run([sys.executable, "-c", VICTIM, str(home), uri, "4"], env=environment, timeout=120)

@@ -15,6 +15,8 @@ from mlflow_view import look
 
 from vitray.tracking import MlflowTracker
 
+pytestmark = pytest.mark.slow
+
 RUN = "sweep/t1"
 Trackers = Callable[..., MlflowTracker]
 

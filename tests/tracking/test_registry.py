@@ -18,6 +18,7 @@ from vitray.tracking import registration as writing
 from vitray.tracking.mlflow_client import connect
 from vitray.tracking.versions import read_versions
 
+pytestmark = pytest.mark.slow
 Register = Callable[..., int]
 
 
@@ -188,6 +189,7 @@ print(json.dumps(answer.to_dict(orient="list")))
 """
 
 
+@pytest.mark.slow
 def test_plain_mlflow_loads_it_with_pickle_forbidden(uri: str, register: Register, tmp_path: Path) -> None:
     register()
     folder = registry.download("models:/digits/1", tracking_uri=uri).parents[1]

@@ -72,6 +72,7 @@ def server(home: Path) -> Iterator[MlflowServer]:
     made.stop()
 
 
+@pytest.mark.slow
 def test_late_server_then_tracking_then_registry(
     server: MlflowServer, home: Path, package: Path, new_tracker: Callable[..., MlflowTracker], tmp_path: Path
 ) -> None:

@@ -11,6 +11,8 @@ from mlflow_view import look
 
 from vitray.tracking import MlflowTracker, NoTracker, RecordingTracker, Tracker
 
+pytestmark = pytest.mark.slow
+
 KINDS = ["none", "recording", "mlflow"]
 KEEPING = ["recording", "mlflow"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,11 @@ def assert_bitwise_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Te
 
 
 def restored(folder: Path, experiment: Experiment) -> tuple[Progress, dict[str, torch.Tensor]]:
-    """Where a run stands, and every tensor of its newest checkpoint."""
+    """Where a run stands (without the times it took), and every tensor of its newest checkpoint."""
     from vitray.train.loop import fresh_state
 
     state = fresh_state(experiment, Ranks())
     store = CheckpointStore(folder)
     progress = store.restore(state)
     store.close()
-    return progress, tensors_of(state)
+    return replace(progress, metrics=None), tensors_of(state)

@@ -259,6 +259,7 @@ def test_a_save_that_fails_is_raised_by_the_next_call(tmp_path: Path) -> None:
             getattr(store, call)()
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     """SIGKILL, five times, each time somewhere else in a save: what is restored was wholly written."""
     chance, last = random.Random(0), 0

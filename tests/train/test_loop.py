@@ -83,9 +83,9 @@ def test_resumed_after_a_stop_it_ends_with_the_same_bits(digits: Path, tmp_path:
     progress, _ = restored(tmp_path / "parts", experiment)
     assert progress.step == STEPS
     rest = train(experiment, tmp_path / "parts")
-    assert [r.epoch for r in rest] == [2, 3]
-    assert [r.metrics["train/loss"] for r in rest] == [r.metrics["train/loss"] for r in whole[1:]]
-    assert [r.metrics["val/loss"] for r in rest] == [r.metrics["val/loss"] for r in whole[1:]]
+    assert [r.epoch for r in rest] == [1, 2, 3]  # the report that goes with the checkpoint may have been missed
+    assert [r.metrics["train/loss"] for r in rest] == [r.metrics["train/loss"] for r in whole]
+    assert [r.metrics["val/loss"] for r in rest] == [r.metrics["val/loss"] for r in whole]
     assert restored(tmp_path / "whole", experiment)[0] == restored(tmp_path / "parts", experiment)[0]
     assert_bitwise_equal(restored(tmp_path / "whole", experiment)[1], restored(tmp_path / "parts", experiment)[1])
 
@@ -113,7 +113,7 @@ def test_resuming_a_finished_run_trains_no_further(digits: Path, tmp_path: Path)
     experiment = small_experiment(digits)
     train(experiment, tmp_path)
     before = restored(tmp_path, experiment)
-    assert train(experiment, tmp_path) == []
+    assert [r.epoch for r in train(experiment, tmp_path)] == [experiment.train.epochs]  # said again, for who missed it
     after = restored(tmp_path, experiment)
     assert after[0] == before[0]
     assert_bitwise_equal(after[1], before[1])

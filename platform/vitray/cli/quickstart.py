@@ -66,6 +66,7 @@ def _predicted(files: list[Path], predictions: list[Prediction]) -> str:
 
 def _next(root: Path, files: list[Path], model: str) -> str:
     folder = _shown(files[0].parent)
+    where = f"when run below {root.parent}" if root.name == ".vitray" else f"with VITRAY_HOME={root}"
     return "\n".join(
         [
             "next:",
@@ -73,7 +74,7 @@ def _next(root: Path, files: list[Path], model: str) -> str:
             f"  vitray predict models:/{model}@champion {folder}/*.png",
             "  vitray models list                               what is registered",
             "  vitray sweep plan CONFIG                         a sweep of your own, before it costs anything",
-            f"(run these from {root.parent}, or set VITRAY_HOME={root})",
+            f"(they find this state {where})",
         ]
     )
 

@@ -134,7 +134,7 @@ def train(
     else:
         plan_groups(experiment.cluster, **vars(Machine.here()))  # an impossible demand is refused at once
     with tracking(home) as tracker, connect(address) as cluster:
-        plan = plan_groups(experiment.cluster, cpus=cluster.cpus, gpus=cluster.gpus)
+        plan = plan_groups(experiment.cluster, **cluster.room)
         from vitray.train.worker_group import WorkerGroup
 
         run = Run(_key(home, name), name, "train", home.runs / name, experiment, prepared.data.fingerprint)
@@ -174,7 +174,7 @@ def plan(prepared: Prepared, *, address: str | None = None) -> SweepPlan:
     if named_address(address) is None:
         return plan_sweep(prepared.experiment, **vars(Machine.here()))
     with connect(address) as cluster:
-        return plan_sweep(prepared.experiment, cpus=cluster.cpus, gpus=cluster.gpus)
+        return plan_sweep(prepared.experiment, **cluster.room)
 
 
 def sweep(
@@ -218,7 +218,7 @@ def _sweep(
     from vitray.tune.state import Sweep, write_state
     from vitray.tune.sweep import run_trials
 
-    sweep_plan = plan_sweep(prepared.experiment, cpus=cluster.cpus, gpus=cluster.gpus)
+    sweep_plan = plan_sweep(prepared.experiment, **cluster.room)
     sweep = Sweep(name, _key(home, name), home.runs / name, sweep_plan, prepared.data.fingerprint)
     shown = display(sweep_plan)
     sweep.run.begin(tracker)
@@ -226,7 +226,7 @@ def _sweep(
         records = run_trials(sweep, tracker, shown)
         best = ranked(records, sweep_plan.search.metric, sweep_plan.search.mode)[0]
         shown.stage(f"retraining {best.name} on train+val" if sweep_plan.search.retrain else f"promoting {best.name}")
-        group = plan_groups(prepared.experiment.cluster, cpus=cluster.cpus, gpus=cluster.gpus)
+        group = plan_groups(prepared.experiment.cluster, **cluster.room)
         winner = promote(
             sweep,
             best,

@@ -12,6 +12,7 @@ from typing import Any
 
 from vitray.cluster.address import check_answers, named_address
 from vitray.errors import ResourceError, VitrayError
+from vitray.train.resources import Room
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
@@ -24,6 +25,12 @@ class Cluster:
     address: str
     cpus: float
     gpus: float
+    node_cpus: float  # of the largest node: what one rank can use at most
+
+    @property
+    def room(self) -> Room:
+        """What :func:`vitray.train.resources.plan_groups` wants to know."""
+        return {"cpus": self.cpus, "gpus": self.gpus, "node_cpus": self.node_cpus}
 
     @property
     def local(self) -> bool:
@@ -62,7 +69,8 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
         try:
             _start_or_join(target)
             total = ray.cluster_resources()
-            yield Cluster(target or "local", total.get("CPU", 0.0), total.get("GPU", 0.0))
+            largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+            yield Cluster(target or "local", total.get("CPU", 0.0), total.get("GPU", 0.0), largest)
         finally:
             ray.shutdown()  # ends a local Ray; only leaves a cluster that was joined
 

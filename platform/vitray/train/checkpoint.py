@@ -39,6 +39,7 @@ class Progress:
     step: int = 0
     best: float | None = None
     best_step: int | None = None
+    metrics: dict[str, float] | None = None  # of the report that goes with it, at the end of an epoch
 
 
 @dataclass
@@ -116,6 +117,12 @@ class CheckpointStore:
         """Folders with a commit record, newest first."""
         found = [p for p in self.folder.glob("step-*") if _FOLDER.match(p.name) and (p / _COMMIT).is_file()]
         return sorted(found, key=lambda p: (_step(p), (p / _COMMIT).stat().st_mtime_ns), reverse=True)
+
+    def best(self) -> Path | None:
+        """The checkpoint of the best validation score so far; the newest where nothing was validated."""
+        newest = self.newest()
+        best_step = verify(newest).best_step if newest is not None else None
+        return next((folder for folder in self.committed() if _step(folder) == best_step), newest)
 
     def newest(self) -> Path | None:
         return next(iter(self.committed()), None)

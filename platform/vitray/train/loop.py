@@ -40,6 +40,11 @@ def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) ->
     total = config.epochs * per_epoch
     state = fresh_state(experiment, ranks)
     progress = store.restore(state)
+    if progress.metrics is not None and progress.step % per_epoch == 0:
+        # Whoever waits may have missed this report: the ranks can die between its checkpoint and its delivery.
+        again = Report(progress.step, progress.step // per_epoch, progress.metrics, str(store.newest()))
+        if not ranks.agree(reporter.report(again) if ranks.first else True):
+            return progress
     model = ranks.wrap(state.model)
     meter = Meter(ranks.device)
     # Retrained on train+val, or prepared without a val split, there is nothing to validate on.
@@ -57,9 +62,9 @@ def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) ->
                 weights = averaged_weights(state)
                 metrics |= {f"val/{k}": v for k, v in evaluate(weights, feed.evaluation("val"), feed.to_input, ranks)}
             metrics["eval_s"] = meter.lap()
-            progress = _advance(progress, step, metrics)
+            progress = replace(_advance(progress, step, metrics), metrics=metrics)
             folder = store.save(state, progress, feed.package_info()) if ranks.first else None
-            metrics["checkpoint_s"] = meter.lap()
+            metrics = {**metrics, "checkpoint_s": meter.lap()}
             report = Report(step, step // per_epoch, metrics, str(folder), meter.first_step_at)
             if not ranks.agree(reporter.report(report) if ranks.first else True):
                 break

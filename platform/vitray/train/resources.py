@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 from vitray.errors import ResourceError
 from vitray.experiment import ClusterConfig
@@ -32,8 +33,20 @@ class GroupPlan:
         return f"{ranks} of {self.rank_cpus:g} CPU{gpu}, {self.threads} thread{'s' if self.threads > 1 else ''} each"
 
 
-def plan_groups(config: ClusterConfig, *, cpus: float, gpus: float, groups: int | None = 1) -> GroupPlan:
+class Room(TypedDict):
+    """What a cluster has. ``node_cpus`` are those of its largest node, which bound one rank's threads."""
+
+    cpus: float
+    gpus: float
+    node_cpus: float | None
+
+
+def plan_groups(
+    config: ClusterConfig, *, cpus: float, gpus: float, groups: int | None = 1, node_cpus: float | None = None
+) -> GroupPlan:
     """How a group is laid out on a cluster with ``cpus`` and ``gpus``; ``groups=None``: as many as fit side by side.
+
+    ``node_cpus``: see :class:`Room`; by default the cluster is one node.
 
     Raises:
         ResourceError: the cluster has fewer GPUs or CPUs than the ranks need; says what is missing.
@@ -70,5 +83,5 @@ def plan_groups(config: ClusterConfig, *, cpus: float, gpus: float, groups: int 
                 where="cluster",
                 remedy="give the cluster at least one CPU for every GPU, and one more",
             )
-    threads = config.threads or max(1, int(cpus // ranks))
+    threads = config.threads or max(1, int(min(cpus // ranks, node_cpus or cpus)))
     return GroupPlan(config.workers, use_gpu, rank_cpus, task_cpus, threads, groups)

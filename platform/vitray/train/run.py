@@ -121,6 +121,8 @@ def saved_experiment(home: Home, name: str) -> Experiment:
         ConfigError: there is no run of that name.
     """
     path = home.runs / name / _FILE
+    if (home.runs / name / "sweep.json").is_file():
+        raise ConfigError(f"{name!r} is a sweep, not a training run", where=str(home.runs), remedy="name a run")
     if not path.is_file():
         known = [p.parent.name for p in home.runs.glob(f"*/{_FILE}")]
         raise ConfigError(f"there is no run named {name!r}", where=str(home.runs), remedy=nearest(name, known))

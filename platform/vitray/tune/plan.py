@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vitray.errors import ConfigError
 from vitray.experiment import Experiment, SearchConfig
-from vitray.train.resources import GroupPlan, plan_groups
+from vitray.train.resources import GroupPlan, Room, plan_groups
 from vitray.tune.space import Point, Space, compile_space, points_of
 
 
@@ -62,7 +62,7 @@ class SweepPlan:
         }
 
 
-def plan_sweep(experiment: Experiment, *, cpus: float, gpus: float) -> SweepPlan:
+def plan_sweep(experiment: Experiment, *, cpus: float, gpus: float, node_cpus: float | None = None) -> SweepPlan:
     """Compile the space and lay out the worker groups.
 
     Raises:
@@ -79,7 +79,8 @@ def plan_sweep(experiment: Experiment, *, cpus: float, gpus: float) -> SweepPlan
         )
     points = tuple(points_of(experiment, space))
     wanted = experiment.search.concurrent
-    groups = plan_groups(experiment.cluster, cpus=cpus, gpus=gpus, groups=None if wanted == "auto" else wanted)
+    room: Room = {"cpus": cpus, "gpus": gpus, "node_cpus": node_cpus}
+    groups = plan_groups(experiment.cluster, groups=None if wanted == "auto" else wanted, **room)
     if groups.groups > len(points):
-        groups = plan_groups(experiment.cluster, cpus=cpus, gpus=gpus, groups=len(points))
+        groups = plan_groups(experiment.cluster, groups=len(points), **room)
     return SweepPlan(experiment, space, points, groups)

@@ -95,7 +95,7 @@ def promote(
         package = CheckpointStore(run.folder / "checkpoints").newest()
     else:
         run.begin(tracker, tags)
-        package = CheckpointStore(sweep.trial_run(best.index).folder / "checkpoints").newest()
+        package = CheckpointStore(sweep.trial_run(best.index).folder / "checkpoints").best()
     if package is None:
         raise TrainingError("left no checkpoint", where=str(run.folder), remedy="look at its error file, run it again")
     score = score_package(package, data, "test")
