@@ -49,7 +49,7 @@ def test_uniforms_depend_on_their_own_id_alone() -> None:
     assert 0 <= many.min() < many.max() < 1
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(orders, st.integers(0, 5))
 def test_every_sample_exactly_once_an_epoch(order: Order, epoch: int) -> None:
     steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
@@ -57,7 +57,7 @@ def test_every_sample_exactly_once_an_epoch(order: Order, epoch: int) -> None:
     assert np.array_equal(np.sort(seen), np.arange(order.rows))
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(orders, st.integers(0, 200))
 def test_ranks_of_every_world_size_share_the_same_global_batch(order: Order, step: int) -> None:
     whole = order.step_samples(step)

@@ -13,6 +13,8 @@ import pytest
 from vitray.data.decode import decode
 from vitray.plots import confusion_matrix, learning_curves, save
 
+pytestmark = pytest.mark.slow
+
 
 def test_learning_curves_show_both_series_and_the_best_epoch(tmp_path: Path) -> None:
     figure = learning_curves([1, 2, 3], [2.0, 1.0, 0.5], [0.3, math.nan, 0.9], title="trial 7")

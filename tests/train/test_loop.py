@@ -274,6 +274,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.slow
 def test_two_ranks_train_and_count_as_one(digits: Path, tmp_path: Path) -> None:
     """World size 2 over gloo: the same losses within float32's rounding, and exactly the same counts."""
     out = CONTEXT.SimpleQueue()
