@@ -17,10 +17,6 @@ _TERMINAL = ("FINISHED", "FAILED", "KILLED")
 T = TypeVar("T")
 
 
-# MLflow's pages would else open on their side for language models, with the runs out of sight.
-_KIND = {"mlflow.experimentKind": "custom_model_development"}
-
-
 class UnavailableError(Exception):
     """No answer, or an answer that time may change: keep everything and try again later."""
 
@@ -73,7 +69,7 @@ class Server:
             if found is None:
                 location = None if is_server(self.tracking_uri) else (self._artifact_root / _slug(name)).as_uri()
                 with contextlib.suppress(RefusedError):  # another process may create it in this very moment
-                    self._ask(lambda client: client.create_experiment(name, location, tags=_KIND))
+                    self._ask(lambda client: client.create_experiment(name, artifact_location=location))
                 found = self._ask(lambda client: client.get_experiment_by_name(name))
                 if found is None:
                     raise UnavailableError(f"experiment {name!r} was created and is not there")
