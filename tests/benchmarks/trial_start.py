@@ -179,7 +179,7 @@ def _train_loop(config: dict[str, Any]) -> None:
 
 def main() -> None:
     options = harness.arguments(__doc__ or "").parse_args()
-    rounds, trials = (1, 2) if options.quick else (3, 4)
+    rounds, trials = (1, 2) if options.quick else (2, 3)
     from vitray.cluster.local import connect
     from vitray.data.prepare import prepare
 
