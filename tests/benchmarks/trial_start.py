@@ -9,8 +9,10 @@ the cold start; it is given apart.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -122,12 +124,13 @@ def stock(data: str, workers: int, trials: int, folder: Path) -> tuple[float, li
 def _fit(trainable: Any, space: dict[str, Any], folder: Path, watch: Any, *, reuse: bool) -> None:
     from ray import tune
 
-    results = tune.Tuner(
-        trainable,
-        param_space=space,
-        tune_config=tune.TuneConfig(max_concurrent_trials=1, reuse_actors=reuse),
-        run_config=tune.RunConfig(name="tune", storage_path=str(folder), callbacks=[watch], verbose=0),
-    ).fit()
+    with contextlib.redirect_stdout(sys.stderr):  # Tune prints its settings; stdout is for the result
+        results = tune.Tuner(
+            trainable,
+            param_space=space,
+            tune_config=tune.TuneConfig(max_concurrent_trials=1, reuse_actors=reuse),
+            run_config=tune.RunConfig(name="tune", storage_path=str(folder), callbacks=[watch], verbose=0),
+        ).fit()
     if results.errors:
         raise SystemExit(f"a trial failed: {results.errors[0]}")
 
