@@ -22,6 +22,8 @@ from vitray.data.prepare import prepare
 from vitray.data.shards import ShardStore, verify
 from vitray.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 MakeFolder = Callable[..., Path]
 
 

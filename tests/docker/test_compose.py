@@ -19,7 +19,8 @@ import click
 import pytest
 import yaml
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # those of the libraries whose flags are read
+# The warnings are those of the libraries whose flags are read.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker"
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<text>[^}]*))?\}")

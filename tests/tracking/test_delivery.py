@@ -21,6 +21,8 @@ from vitray.tracking.mlflow_client import connect
 from vitray.tracking.server import Server, UnavailableError
 from vitray.tracking.spool import Spool, folder_of
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 RUN = "sweep/t1"
 POINTS = sorted([("loss", step, 1 / (step + 1)) for step in range(6)] + [("acc", step, step / 8) for step in range(6)])

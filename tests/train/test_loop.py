@@ -21,6 +21,8 @@ from vitray.train.loop import fresh_state, train_step
 from vitray.train.ranks import Ranks
 from vitray.train.report import Report
 
+pytestmark = pytest.mark.slow
+
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "everything": {
