@@ -156,7 +156,7 @@ def test_a_file_without_permission_is_an_error_of_the_config(folder: Path) -> No
 def test_whatever_a_file_holds_the_answer_is_an_experiment_or_a_config_error(folder: Path, text: str) -> None:
     for body, words in ((text, ()), ("data: {path: /d}\n" + text, ()), ("data: {path: /d}\n", (text,))):
         with suppress(ConfigError):
-            load(folder, body, *words)
+            assert isinstance(load(folder, body, *words), Experiment)
 
 
 _names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True) | st.sampled_from(

@@ -24,13 +24,6 @@ EPOCHS = 1
 BATCH = 128
 
 
-class Clock:
-    """Mixed into a Tune callback: when each trial ended."""
-
-    def __init__(self) -> None:
-        self.ended: list[float] = []
-
-
 def ours(data: str, workers: int, trials: int, folder: Path) -> tuple[float, list[float]]:
     """(cold start, warm starts) in seconds."""
     from ray import tune
@@ -55,7 +48,7 @@ def ours(data: str, workers: int, trials: int, folder: Path) -> tuple[float, lis
     groups = plan_groups(experiment.cluster, cpus=os.cpu_count() or 1, gpus=0)
     plan = SweepPlan(experiment, space, tuple(space.grid()), groups)
     first_steps: dict[int, float] = {}
-    clock = Clock()
+    ended: list[float] = []
 
     class Watch(tune.Callback):
         def __getstate__(self) -> dict[str, Any]:
@@ -65,14 +58,14 @@ def ours(data: str, workers: int, trials: int, folder: Path) -> tuple[float, lis
             first_steps.setdefault(trial.config["index"], result["first_step_at"])
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            clock.ended.append(time.time())
+            ended.append(time.time())
 
     trainable = tune.with_resources(
         tune.with_parameters(WarmTrial, plan=plan, folder=str(folder)), {"CPU": 0, "memory": 1}
     )
     start = time.time()
     _fit(trainable, {"index": tune.grid_search(list(range(trials)))}, folder, Watch(), reuse=True)
-    return _starts(start, clock, [first_steps[i] for i in range(trials)])
+    return _starts(start, ended, [first_steps[i] for i in range(trials)])
 
 
 def stock(data: str, workers: int, trials: int, folder: Path) -> tuple[float, list[float]]:
@@ -90,7 +83,7 @@ def stock(data: str, workers: int, trials: int, folder: Path) -> tuple[float, li
     rank_cpus = min(groups.rank_cpus, ((os.cpu_count() or 1) - 1) / workers)
     stamps = folder / "first_steps"
     stamps.mkdir(parents=True)
-    clock = Clock()
+    ended: list[float] = []
 
     def driver(config: dict[str, Any]) -> None:
         import ray
@@ -113,12 +106,12 @@ def stock(data: str, workers: int, trials: int, folder: Path) -> tuple[float, li
             return {}
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            clock.ended.append(time.time())
+            ended.append(time.time())
 
     trainable = tune.with_resources(driver, {"CPU": 0, "memory": 1})
     start = time.time()
     _fit(trainable, {"seed": tune.grid_search(list(range(trials)))}, folder, Watch(), reuse=False)
-    return _starts(start, clock, [float((stamps / str(i)).read_text()) for i in range(trials)])
+    return _starts(start, ended, [float((stamps / str(i)).read_text()) for i in range(trials)])
 
 
 def _fit(trainable: Any, space: dict[str, Any], folder: Path, watch: Any, *, reuse: bool) -> None:
@@ -135,9 +128,9 @@ def _fit(trainable: Any, space: dict[str, Any], folder: Path, watch: Any, *, reu
         raise SystemExit(f"a trial failed: {results.errors[0]}")
 
 
-def _starts(start: float, clock: Clock, first_steps: list[float]) -> tuple[float, list[float]]:
-    before = [start, *clock.ended[:-1]]
-    waits = [step - ended for step, ended in zip(first_steps, before, strict=True)]
+def _starts(start: float, ended: list[float], first_steps: list[float]) -> tuple[float, list[float]]:
+    before = [start, *ended[:-1]]
+    waits = [step - end for step, end in zip(first_steps, before, strict=True)]
     return waits[0], waits[1:]
 
 

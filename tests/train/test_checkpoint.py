@@ -7,7 +7,6 @@ import logging
 import random
 import shutil
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -24,14 +23,6 @@ from vitray.models.package import load_package
 from vitray.train.checkpoint import CheckpointStore, Progress, TrainState, verify
 
 FILES = ["commit.json", "model.json", "model.safetensors", "optimizer.safetensors", "raw.safetensors", "state.json"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def save(store: CheckpointStore, step: int, *, ema: bool = False, **progress: float) -> Path:

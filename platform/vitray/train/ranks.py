@@ -46,10 +46,6 @@ class Ranks:
         dist.broadcast(flag, src=0)
         return bool(flag.item())
 
-    def barrier(self) -> None:
-        if self.world_size > 1:
-            self.sum(torch.zeros(1, device=self.device))
-
 
 @contextmanager
 def accumulating(model: nn.Module, *, last: bool) -> Iterator[None]:
