@@ -11,7 +11,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from vitray.data.decode import decode
-from vitray.data.sources import ImageFolder, open_source
+from vitray.data.sources._old import ImageFolder, open_source
 from vitray.errors import DataError
 
 

@@ -21,7 +21,7 @@ from vitray.data.destination import building, check_destination
 from vitray.data.manifest import QUARANTINE, SPLITS, Manifest, SplitInfo
 from vitray.data.plan import assign_splits, cut_shards, shuffled
 from vitray.data.scan import scan_all
-from vitray.data.sources import Record, Source, open_source
+from vitray.data.sources._old import Record, Source, open_source
 from vitray.data.writer import GROUP_BYTES, write_shard
 from vitray.errors import DataError
 

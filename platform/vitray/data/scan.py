@@ -14,7 +14,7 @@ import cv2
 import pyarrow as pa
 
 from vitray.data.decode import decode, read_header
-from vitray.data.sources import Record, Source
+from vitray.data.sources._old import Record, Source
 from vitray.errors import DataError
 
 SCAN_SCHEMA = pa.schema(

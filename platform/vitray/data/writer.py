@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitray.data.manifest import ShardInfo
-from vitray.data.sources import Record, Source
+from vitray.data.sources._old import Record, Source
 from vitray.errors import DataError
 
 SHARD_SCHEMA = pa.schema(
