@@ -17,7 +17,7 @@ from ray_head import CPUS, Head
 
 from vitray.data.images import ShardedImages
 from vitray.data.samples import write_samples
-from vitray.data.shards import verify as verify_shards
+from vitray.data.verify import verify as verify_shards
 from vitray.train.checkpoint import CheckpointStore
 from vitray.train.checkpoint import verify as verify_checkpoint
 

@@ -15,7 +15,7 @@ from vitray.errors import DataError
 
 def manifest(**changes: Any) -> Manifest:
     shards = (ShardInfo("train/00000.parquet", 8, 2, 100, "aa"), ShardInfo("train/00001.parquet", 5, 2, 70, "bb"))
-    empty = SplitInfo(0, (0, 0), ())
+    empty = SplitInfo(0, 0, (0, 0), ())
     whole = Manifest(
         source="somewhere",
         seed=3,
@@ -23,7 +23,7 @@ def manifest(**changes: Any) -> Manifest:
         rows_per_group=4,
         channels=3,
         image_size=(8, 9),
-        splits={"train": SplitInfo(13, (6, 7), shards), "val": empty, "test": empty},
+        splits={"train": SplitInfo(13, 832, (6, 7), shards), "val": empty, "test": empty},
         mean=(0.1, 0.2, 0.3),
         std=(0.3, 0.2, 0.1),
     )
@@ -63,9 +63,9 @@ def test_the_fingerprint_is_of_the_data_not_of_where_it_came_from() -> None:
         (b"\xff\xfe\x00", "is not JSON"),
         ("[]", "is not a vitray manifest"),
         ("{}", "is not a vitray manifest"),
-        ('{"schema_version": 99}', "schema version 99; this vitray reads 1"),
-        ('{"schema_version": 1}', "lacks 'image'"),
-        ('{"schema_version": 1, "image": 3}', "wrong kind"),
+        ('{"schema_version": 99}', "schema version 99; this vitray reads 2"),
+        ('{"schema_version": 2}', "lacks 'image'"),
+        ('{"schema_version": 2, "image": 3}', "wrong kind"),
     ],
 )
 def test_what_is_no_manifest_is_refused(text: str | bytes, says: str) -> None:
@@ -84,7 +84,7 @@ def test_an_altered_manifest_is_noticed() -> None:
 
 def test_shards_that_do_not_add_up_are_noticed() -> None:
     short = ShardInfo("train/00000.parquet", 7, 2, 100, "aa")  # only a split's last row group may be short
-    split = SplitInfo(12, (6, 6), (short, manifest().splits["train"].shards[1]))
+    split = SplitInfo(12, 768, (6, 6), (short, manifest().splits["train"].shards[1]))
     wrong = manifest(splits=manifest().splits | {"train": split})
     with pytest.raises(DataError, match="do not add up"):
         Manifest.from_json(wrong.to_json(), where="m")

@@ -19,7 +19,8 @@ from sklearn.datasets import load_digits
 from vitray.data.decode import decode, encode_png
 from vitray.data.manifest import SPLITS
 from vitray.data.prepare import prepare
-from vitray.data.shards import ShardStore, verify
+from vitray.data.shards import ShardStore
+from vitray.data.verify import verify
 from vitray.errors import DataError
 
 pytestmark = pytest.mark.slow

@@ -7,11 +7,14 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vitray.data.manifest import SPLITS
-from vitray.data.shards import Finding, ShardStore, verify
+from vitray.data.shards import Finding, ShardStore
+from vitray.data.verify import verify
 from vitray.errors import DataError
 
 
@@ -137,7 +140,7 @@ def test_a_flipped_byte_is_an_error_where_it_is_read_and_verify_names_it(sharded
     store = ShardStore.open(sharded.path)  # sizes and footers are as they were
     damaged = store.manifest.splits["train"].shards[0].row_groups
     store.read_group("train", damaged - 1)
-    with pytest.raises(DataError, match=r"train/00001\.parquet, row group 0: cannot be read"):
+    with pytest.raises(DataError, match=r"train/00001\.parquet: cannot be read \(row group 0"):
         store.read_group("train", damaged)
     assert [finding.file for finding in verify(store)] == ["train/00001.parquet"]
 
@@ -145,10 +148,25 @@ def test_a_flipped_byte_is_an_error_where_it_is_read_and_verify_names_it(sharded
 def test_a_shard_lost_after_opening_is_named_when_read(sharded: ShardStore) -> None:
     last = shard(sharded, 0, "test")
     shutil.move(last, last.with_suffix(".gone"))
-    # A handle may still be open from the check, so read it as a fresh process would.
+    with pytest.raises(DataError, match=r"test/00000\.parquet: cannot be read"):
+        sharded.read_group("test", 0)
+    # Its footer and handle may be known from before, so read rows as a fresh process would.
     store = ShardStore(sharded.path + "/.", sharded.manifest)
-    with pytest.raises(DataError, match=r"test/00000\.parquet, row group 0"):
-        store.read_group("test", 0)
+    with pytest.raises(DataError, match=r"test/00000\.parquet: cannot be read"):
+        store.read_rows("test", np.array([3]))
+
+
+def test_a_shard_without_a_row_index_is_refused(sharded: ShardStore) -> None:
+    file = shard(sharded, 0)
+    with pq.ParquetFile(file) as handle:
+        groups, kept = handle.metadata.num_row_groups, handle.read()
+        written = handle.metadata.row_group(0).num_rows
+    schema = kept.schema.remove_metadata()
+    pq.write_table(kept.cast(schema), file, row_group_size=written, compression="none", use_dictionary=False)
+    assert pq.read_metadata(file).num_row_groups == groups
+    store = ShardStore(sharded.path + "/.", sharded.manifest)
+    with pytest.raises(DataError, match=r"00000\.parquet: cannot be read \(no row index"):
+        store.read_rows("train", np.array([3]))
 
 
 def test_verify_lists_all_that_is_wrong(sharded: ShardStore) -> None:

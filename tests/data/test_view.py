@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vitray.data.order import Order
 from vitray.data.shards import ShardStore
 from vitray.data.view import SplitView
 from vitray.errors import DataError
@@ -53,26 +54,40 @@ def test_any_rows_come_in_the_order_asked_for(store: ShardStore, data: st.DataOb
     assert found_labels.tolist() == [labels[i] for i in ids]
 
 
-def test_no_rows_are_no_reads(store: ShardStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ShardStore, "read_group", None)
+def test_no_rows_are_no_reads(store: ShardStore) -> None:
     images, labels = SplitView(store, "train").read(np.empty(0, np.int64))
     assert (images, labels.tolist()) == ([], [])
 
 
-def test_a_row_group_is_read_once_however_mixed_the_rows_are(
-    store: ShardStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reads: list[tuple[str, int]] = []
-    read = ShardStore.read_group
+def bytes_read() -> int:
+    """What this process asked the kernel for, from the page cache or not."""
+    return int(dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["rchar"])
 
-    def counted(self: ShardStore, split: str, group: int, columns: list[str] | None = None) -> object:
-        reads.append((split, group))
-        return read(self, split, group, columns)
 
-    monkeypatch.setattr(ShardStore, "read_group", counted)
-    view = SplitView(store, "train+val")
-    view.read(np.random.default_rng(0).permutation(view.rows))
-    assert len(reads) == len(set(reads)) == store.num_groups("train") + store.num_groups("val")
+@pytest.mark.parametrize("world_size", [1, 8])
+def test_an_epoch_reads_the_data_once_however_it_is_shuffled_and_divided(store: ShardStore, world_size: int) -> None:
+    view = SplitView(store, "train")
+    size = sum(shard.bytes for shard in store.manifest.splits["train"].shards)
+    order = Order(store.fingerprint, "train", view.rows, store.rows_per_group, global_batch=16, window=2)
+    before = bytes_read()
+    for rank in range(world_size):
+        for step in range(order.steps_per_epoch):
+            view.read(order.rank_samples(step, rank, world_size))
+    assert bytes_read() - before <= 1.2 * size
+
+
+def test_a_damaged_row_costs_itself_alone_and_is_named(sharded: ShardStore) -> None:
+    view = SplitView(sharded, "train+val")
+    honest, labels = view.read(np.arange(view.rows))
+    row = 21
+    assert honest[row] is not None
+    file = Path(view.place(row).split(", row")[0])
+    content = file.read_bytes()
+    file.write_bytes(content.replace(honest[row], honest[row][:-1] + b"!"))
+    found, found_labels = SplitView(ShardStore.open(sharded.path), "train+val").read(np.arange(view.rows)[::-1])
+    assert found_labels[::-1].tolist() == labels.tolist()
+    found.reverse()
+    assert found == [*honest[:row], None, *honest[row + 1 :]]
 
 
 def test_an_unknown_part_is_an_error_that_lists_the_splits(store: ShardStore) -> None:

@@ -66,7 +66,7 @@ def prepare(source: str, dest: str, output: str, **options: Any) -> None:
 def verify(dest: str, output: str) -> None:
     """Re-hash every shard of DEST; exit 1 when one is not as it was written, and name it."""
     from vitray.data.shards import ShardStore
-    from vitray.data.shards import verify as run
+    from vitray.data.verify import verify as run
 
     store = ShardStore.open(dest, check=False)
     findings = run(store)

@@ -18,7 +18,7 @@ from vitray.cluster.address import check_answers, named_address
 from vitray.cluster.local import Cluster, Machine, connect
 from vitray.data.builtin import dataset_folder
 from vitray.data.images import ShardedImages
-from vitray.data.shards import verify
+from vitray.data.verify import verify
 from vitray.errors import ConfigError, DataError, InterruptedRunError
 from vitray.experiment import Experiment
 from vitray.home import Home

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vitray.data.manifest import MANIFEST, SCHEMA_VERSION
 from vitray.errors import DataError
 from vitray.home import Home
 
@@ -20,12 +21,13 @@ def dataset_folder(path: str) -> str:
         return path
     from vitray.data.prepare import prepare
 
-    folder = Home.find().data / path.removeprefix(_PREFIX)
-    if not (folder / "manifest.json").is_file():
+    # The version in the name: a folder of an earlier vitray is not in the way of this one.
+    folder = Home.find().data / f"{path.removeprefix(_PREFIX)}-v{SCHEMA_VERSION}"
+    if not (folder / MANIFEST).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             prepare(path, str(folder))
         except DataError:
-            if not (folder / "manifest.json").is_file():  # else another process was first, and made the same bytes
+            if not (folder / MANIFEST).is_file():  # else another process was first, and made the same bytes
                 raise
     return str(Path(folder))

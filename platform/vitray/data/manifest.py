@@ -15,7 +15,7 @@ from vitray.errors import DataError
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.parquet"
 SPLITS = ("train", "val", "test")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _NOT_IDENTITY = {"source", "seed", "refused", "duplicates", "fingerprint"}
 _MEND = "copy the dataset again from where it was made, or prepare it again"
@@ -34,9 +34,13 @@ class ShardInfo:
 
 @dataclass(frozen=True, slots=True)
 class SplitInfo:
-    """One split: its rows, how many of them carry each class (in the order of ``classes``), and its shards in order."""
+    """One split: its rows, how many of them carry each class (in the order of ``classes``), and its shards in order.
+
+    ``pixels`` is what the decoded images take: the sum of width x height x channels over its rows, in bytes.
+    """
 
     rows: int
+    pixels: int
     class_counts: tuple[int, ...]
     shards: tuple[ShardInfo, ...]
 
@@ -144,6 +148,7 @@ class Manifest:
             splits={
                 name: SplitInfo(
                     rows=raw["splits"][name]["rows"],
+                    pixels=raw["splits"][name]["pixels"],
                     class_counts=tuple(raw["splits"][name]["class_counts"]),
                     shards=tuple(ShardInfo(**shard) for shard in raw["splits"][name]["shards"]),
                 )

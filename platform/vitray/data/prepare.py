@@ -202,7 +202,9 @@ def _write(
         ]
         counts = Counter(table["label"].to_pylist())
         per_class = tuple(counts[label] for label in range(len(scanned.classes)))
-        splits[name] = SplitInfo(len(members), per_class, tuple(shards))
+        channels = pc.max(scanned.table["channels"]).as_py()
+        pixels = pc.sum(pc.multiply(table["width"].cast(pa.int64()), table["height"].cast(pa.int64()))).as_py() or 0
+        splits[name] = SplitInfo(len(members), pixels * channels, per_class, tuple(shards))
     return splits
 
 

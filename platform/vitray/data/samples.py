@@ -9,6 +9,7 @@ import numpy as np
 from vitray.data.decode import sniff
 from vitray.data.images import ShardedImages
 from vitray.data.view import SplitView
+from vitray.errors import DataError
 
 
 def write_samples(data: ShardedImages, split: str, folder: Path, count: int) -> list[Path]:
@@ -26,6 +27,8 @@ def write_samples(data: ShardedImages, split: str, folder: Path, count: int) -> 
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for row, image in zip(chosen.tolist(), images, strict=True):
+        if image is None:
+            raise DataError("is damaged", where=view.place(row), remedy="vitray data verify names all that is wrong")
         suffix = {"jpeg": "jpg"}.get(kind := sniff(image) or "bin", kind)
         path = folder / f"{data.classes[labels[row]]}-{row:05d}.{suffix}"
         path.write_bytes(image)

@@ -1,29 +1,31 @@
-"""Reading a dataset folder: one row group at a time, from any thread, process or machine."""
+"""Reading a dataset folder, rows in any order, from any thread, process or machine."""
 
 from __future__ import annotations
 
 import bisect
-import hashlib
 import itertools
 import re
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from vitray.data.manifest import MANIFEST, QUARANTINE, SPLITS, Manifest, ShardInfo
+from vitray.data.manifest import MANIFEST, SPLITS, Manifest, ShardInfo
+from vitray.data.ranges import Opened, Wanted, open_file, read_all
+from vitray.data.recent import Recent
+from vitray.data.rng import I64
+from vitray.data.row_index import RowIndex, row_index
 from vitray.errors import DataError, nearest
 
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
-_IO_THREADS = 16  # opening and hashing wait for the disk or the network, so more threads than cores pay
+IO_THREADS = 16  # opening and hashing wait for the disk or the network, so more threads than cores pay
 _MEND = "copy the dataset again from where it was made, or prepare it again; vitray data verify names all that is wrong"
 
 
@@ -38,40 +40,9 @@ def locate(path: str) -> tuple[pafs.FileSystem, str]:
     return filesystem, inner.rstrip("/")
 
 
-class _Handles:
-    """Open Parquet files nobody uses right now, the least recently used closed first.
-
-    One per process, not per store: a store arrives in every Ray task as a new object, but the files stay the same.
-    A handle is taken out while it is read, since Parquet readers are not made for two threads at once.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._lock, self._tickets = limit, threading.Lock(), itertools.count()
-        self._idle: OrderedDict[tuple[object, int], pq.ParquetFile] = OrderedDict()
-        self._by_key: dict[object, list[int]] = {}
-
-    def take(self, key: object) -> pq.ParquetFile | None:
-        with self._lock:
-            tickets = self._by_key.get(key)
-            return self._pop(key, tickets[-1]) if tickets else None
-
-    def give(self, key: object, handle: pq.ParquetFile) -> None:
-        with self._lock:
-            ticket = next(self._tickets)
-            self._idle[key, ticket] = handle
-            self._by_key.setdefault(key, []).append(ticket)
-            surplus = [self._pop(*next(iter(self._idle))) for _ in range(len(self._idle) - self._limit)]
-        for old in surplus:
-            old.close(force=True)
-
-    def _pop(self, key: object, ticket: int) -> pq.ParquetFile:
-        self._by_key[key].remove(ticket)
-        if not self._by_key[key]:
-            del self._by_key[key]
-        return self._idle.pop((key, ticket))
-
-
-_handles = _Handles(limit=64)
+# One of each per process, not per store: a store arrives in every Ray task as a new object, but the files stay.
+_open_files: Recent[Opened] = Recent(limit=128)
+_indexes: Recent[RowIndex] = Recent(limit=8_000_000, size_of=lambda index: len(index.offset))
 
 
 class ShardStore:
@@ -148,13 +119,56 @@ class ShardStore:
         shard, inner = self.manifest.splits[split].shards[number], group - first[number]
         expected = min(self.rows_per_group, self.num_rows(split) - group * self.rows_per_group)
         try:
-            with self._handle(shard) as handle:
+            with self._parquet(shard) as handle:
                 table = handle.read_row_group(inner, columns=columns, use_threads=False)
         except (pa.ArrowException, OSError) as error:
-            raise self._damaged(shard, inner, str(error).splitlines()[0]) from None
+            raise self._damaged(shard, f"row group {inner}: {str(error).splitlines()[0]}") from None
         if table.num_rows != expected:
-            raise self._damaged(shard, inner, f"{table.num_rows} rows instead of {expected}")
+            raise self._damaged(shard, f"row group {inner}: {table.num_rows} rows instead of {expected}")
         return table
+
+    def read_rows(self, split: str, rows: I64) -> tuple[list[bytes | None], I64]:
+        """The encoded images and labels of some rows of a split, in the order asked for; only their bytes are read.
+
+        Returns:
+            The images, None where the bytes are not those that were written; the labels, int64 (rows,).
+
+        Raises:
+            DataError: a file is gone or its footer is damaged; names the file.
+        """
+        images: list[bytes | None] = [None] * len(rows)
+        labels = np.empty(len(rows), dtype=np.int64)
+        order = np.argsort(rows, kind="stable")
+        shard_of = np.searchsorted(self._first_row(split), rows[order], side="right") - 1
+        wanted, crcs, places = list[Wanted](), list[int](), list[int]()
+        for number in np.unique(shard_of).tolist():
+            shard = self.manifest.splits[split].shards[number]
+            places_here = order[shard_of == number]
+            here = rows[places_here] - self._first_row(split)[number]
+            index = self._index(shard)
+            labels[places_here] = index.label[here]
+            wanted.append(Wanted(self._open_file(shard), index.offset[here], index.length[here].astype(np.int64)))
+            crcs += index.crc[here].tolist()
+            places += places_here.tolist()
+        try:
+            pieces = read_all(wanted, remote=not isinstance(self.filesystem()[0], pafs.LocalFileSystem))
+        except OSError as error:
+            raise DataError(f"cannot be read ({error})", where=self.path, remedy=_MEND) from None
+        for place, data, crc in zip(places, pieces, crcs, strict=True):
+            if zlib.crc32(data) == crc:
+                images[place] = data
+        return images, labels
+
+    def labels(self, split: str) -> I64:
+        """Every row's label, int64 (rows,), without reading an image."""
+        shards = self.manifest.splits[self._known(split)].shards
+        return np.concatenate([np.empty(0, np.int64), *(self._index(shard).label for shard in shards)])
+
+    def where(self, split: str, row: int) -> str:
+        """The shard file that holds a row of a split, and the row's number in it, for messages."""
+        number = int(np.searchsorted(self._first_row(split), row, side="right")) - 1
+        shard = self.manifest.splits[split].shards[number]
+        return f"{self.path}/{shard.file}, row {row - int(self._first_row(split)[number])}"
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         """The file system and the folder's path on it."""
@@ -167,42 +181,49 @@ class ShardStore:
             raise DataError(f"there is no split {split!r}", where=self.path, remedy=nearest(split, SPLITS))
         return split
 
+    def _first_row(self, split: str) -> I64:
+        return np.array(self._first_group[self._known(split)], dtype=np.int64)[:-1] * self.rows_per_group
+
     def _key(self, shard: ShardInfo) -> tuple[str, str, str]:
         return self.path, shard.file, shard.sha256
 
-    @contextmanager
-    def _handle(self, shard: ShardInfo) -> Iterator[pq.ParquetFile]:
-        key = self._key(shard)
-        handle = _handles.take(key) or self._parquet(shard)
+    def _index(self, shard: ShardInfo) -> RowIndex:
+        return _indexes.get(self._key(shard), lambda: self._read_index(shard))
+
+    def _read_index(self, shard: ShardInfo) -> RowIndex:
         try:
-            yield handle
-        except BaseException:
-            handle.close(force=True)  # what failed once is not kept: the file may be replaced meanwhile
-            raise
-        _handles.give(key, handle)
+            with self._parquet(shard) as handle:
+                return row_index(handle.metadata)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._damaged(shard, str(error).splitlines()[0]) from None
+
+    def _open_file(self, shard: ShardInfo) -> Opened:
+        filesystem, base = self.filesystem()
+        try:
+            return _open_files.get(self._key(shard), lambda: open_file(filesystem, f"{base}/{shard.file}"))
+        except OSError as error:
+            raise self._damaged(shard, str(error)) from None
 
     def _parquet(self, shard: ShardInfo) -> pq.ParquetFile:
         filesystem, base = self.filesystem()
-        # No memory map: a file cut short under one kills the process instead of raising.
         remote = not isinstance(filesystem, pafs.LocalFileSystem)
         return pq.ParquetFile(
             f"{base}/{shard.file}", filesystem=filesystem, pre_buffer=remote, page_checksum_verification=True
         )
 
-    def _damaged(self, shard: ShardInfo, group: int, reason: str) -> DataError:
-        where = f"{self.path}/{shard.file}, row group {group}"
-        return DataError(f"cannot be read ({reason})", where=where, remedy=_MEND)
+    def _damaged(self, shard: ShardInfo, reason: str) -> DataError:
+        return DataError(f"cannot be read ({reason})", where=f"{self.path}/{shard.file}", remedy=_MEND)
 
-    def _shards(self) -> list[ShardInfo]:
+    def shards(self) -> list[ShardInfo]:
         return [shard for split in self.manifest.splits.values() for shard in split.shards]
 
     def _check_sizes(self) -> None:
-        if findings := self._sizes():
+        if findings := self.sizes():
             raise self._refused(findings)
 
-    def _sizes(self) -> list[Finding]:
+    def sizes(self) -> list[Finding]:
         filesystem, base = self.filesystem()
-        shards = self._shards()
+        shards = self.shards()
         found = filesystem.get_file_info([f"{base}/{shard.file}" for shard in shards])
         findings = []
         for shard, info in zip(shards, found, strict=True):
@@ -214,25 +235,27 @@ class ShardStore:
         return findings
 
     def _check_footers(self) -> None:
-        if shards := self._shards():
-            with ThreadPoolExecutor(min(_IO_THREADS, len(shards))) as pool:
+        if shards := self.shards():
+            with ThreadPoolExecutor(min(IO_THREADS, len(shards))) as pool:
                 if findings := [finding for finding in pool.map(self._footer, shards) if finding]:
                     raise self._refused(findings)
 
     def _footer(self, shard: ShardInfo) -> Finding | None:
         try:
-            handle = self._parquet(shard)  # not one opened earlier: the question is what lies there now
+            with self._parquet(shard) as handle:  # not what was read earlier: the question is what lies there now
+                footer = handle.metadata
         except (pa.ArrowException, OSError) as error:
             return Finding(shard.file, f"has a damaged footer ({str(error).splitlines()[0]})")
-        footer = handle.metadata
         if (footer.num_rows, footer.num_row_groups) != (shard.rows, shard.row_groups):
-            handle.close(force=True)
             return Finding(
                 shard.file,
                 f"holds {footer.num_rows} rows in {footer.num_row_groups} row groups "
                 f"instead of {shard.rows} in {shard.row_groups}",
             )
-        _handles.give(self._key(shard), handle)
+        try:
+            _indexes.put(self._key(shard), row_index(footer))
+        except ValueError as error:
+            return Finding(shard.file, f"has a damaged footer ({error})")
         return None
 
     def _refused(self, findings: Sequence[Finding]) -> DataError:
@@ -246,35 +269,6 @@ class Finding:
 
     file: str
     problem: str
-
-
-def verify(store: ShardStore) -> list[Finding]:
-    """Re-hash every shard in parallel and look for strangers; an empty list means the bytes are those written.
-
-    Start from ``ShardStore.open(path, check=False)``, so that all that is wrong is listed, not only the first.
-    """
-    wrong_size = {finding.file: finding for finding in store._sizes()}
-    rest = [shard for shard in store._shards() if shard.file not in wrong_size]
-    filesystem, base = store.filesystem()
-
-    def rehash(shard: ShardInfo) -> Finding | None:
-        digest = hashlib.sha256()
-        try:
-            with filesystem.open_input_stream(f"{base}/{shard.file}") as stream:
-                while piece := stream.read(1 << 20):
-                    digest.update(piece)
-        except OSError as error:
-            return Finding(shard.file, f"cannot be read ({error})")
-        same = digest.hexdigest() == shard.sha256
-        return None if same else Finding(shard.file, "its bytes changed: the sha256 is not the manifest's")
-
-    with ThreadPoolExecutor(_IO_THREADS) as pool:
-        changed = [finding for finding in pool.map(rehash, rest) if finding]
-    ours = {shard.file for shard in store._shards()} | {MANIFEST, QUARANTINE}
-    below = filesystem.get_file_info(pafs.FileSelector(base, recursive=True))
-    names = [info.path.removeprefix(base).lstrip("/") for info in below if info.type == pafs.FileType.File]
-    foreign = [Finding(name, "is foreign: the manifest does not list it") for name in names if name not in ours]
-    return sorted([*wrong_size.values(), *changed, *foreign], key=lambda finding: finding.file)
 
 
 def _no_manifest(filesystem: pafs.FileSystem, base: str, path: str, error: OSError) -> DataError:

@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from vitray.data.augment import draws, transform
-from vitray.data.decode import decode
 from vitray.data.order import Order
 from vitray.data.rng import I64
 from vitray.data.view import SplitView
-from vitray.errors import DataError
 from vitray.experiment import AugmentConfig
 
 
@@ -67,8 +66,8 @@ class Plan:
 class Block:
     """Rows of consecutive steps of one rank, in the order they are consumed.
 
-    ``image`` is uint8 (rows, H, W, C); ``step``, ``label``, ``sample_id`` int64 (rows,); ``weight`` float32 (rows,),
-    0 for rows that must not count.
+    ``image`` is uint8 (rows, H, W, C); ``step``, ``label``, ``sample_id`` int64 (rows,), a sample id of -1 where a rank
+    has no row of its own; ``weight`` float32 (rows,), 0 for rows that must not count.
     """
 
     step: I64
@@ -90,47 +89,53 @@ class Batch:
     sample_id: I64
     step_rows: int
 
+    @property
+    def damaged(self) -> I64:
+        """Sample ids of rows that could not be decoded."""
+        return self.sample_id[(self.weight == 0) & (self.sample_id >= 0)]
+
 
 def read_unit(plan: Plan, first: int, count: int) -> Block:
-    """The block of steps ``first .. first + count - 1``.
+    """The block of steps ``first .. first + count - 1``. A row that is damaged has weight 0 and a black image.
 
     Raises:
-        DataError: a row does not decode; names its split and sample id.
+        DataError: a shard cannot be read at all; names it.
     """
     block, real = empty_block(plan, first, count)
-    ids = block.sample_id[real]
-    encoded, block.label[real] = plan.view.read(ids)
+    encoded, block.label[real] = plan.view.read(block.sample_id[real])
     channels = plan.view.store.manifest.channels
-
-    def decoded() -> Iterator[npt.NDArray[np.uint8]]:
-        for sample_id, data in zip(ids.tolist(), encoded, strict=True):
-            try:
-                yield decode(data, channels)
-            except DataError as error:
-                raise DataError(
-                    error.what,
-                    where=f"{plan.view.store.path}, split {plan.view.split}, sample {sample_id}",
-                    remedy="run `vitray data verify` on the dataset, then prepare it again",
-                ) from error
-
-    augment_into(plan, block, real, decoded())
+    augment_into(plan, block, real, (_pixels(data, channels) for data in encoded))
     return block
 
 
+def _pixels(data: bytes | None, channels: int) -> npt.NDArray[np.uint8] | None:
+    """What was decoded when it was prepared and whose checksum holds needs no second look at its header."""
+    if data is None:
+        return None
+    try:
+        image = cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
+        )
+    except cv2.error:
+        return None
+    return None if image is None else image.reshape(image.shape[0], image.shape[1], channels)
+
+
 def empty_block(plan: Plan, first: int, count: int) -> tuple[Block, I64]:
-    """A block whose images and labels are still zero, and the positions of its real rows."""
+    """A block whose images are yet to be written, and the positions of its real rows."""
     steps, ids = plan.rows_of(first, count)
     block = Block(
         step=steps,
-        image=np.zeros((len(ids), *plan.image_shape), dtype=np.uint8),
+        image=np.empty((len(ids), *plan.image_shape), dtype=np.uint8),
         label=np.zeros(len(ids), dtype=np.int64),
         weight=(ids >= 0).astype(np.float32),
         sample_id=ids,
     )
+    block.image[ids < 0] = 0
     return block, np.nonzero(ids >= 0)[0]
 
 
-def augment_into(plan: Plan, block: Block, real: I64, images: Iterator[npt.NDArray[np.uint8]]) -> None:
+def augment_into(plan: Plan, block: Block, real: I64, images: Iterable[npt.NDArray[np.uint8] | None]) -> None:
     """Write the transformed ``images`` into rows ``real`` of ``block``, each with its own sample's draws."""
     drawn: npt.NDArray[np.float64] | None = None
     if plan.augment is not None and len(real):
@@ -142,7 +147,10 @@ def augment_into(plan: Plan, block: Block, real: I64, images: Iterator[npt.NDArr
             ]
         )
     for i, (row, image) in enumerate(zip(real.tolist(), images, strict=True)):
-        transform(image, block.image[row], plan.augment, None if drawn is None else drawn[i])
+        if image is None:
+            block.weight[row], block.image[row] = 0, 0
+        else:
+            transform(image, block.image[row], plan.augment, None if drawn is None else drawn[i])
 
 
 def batches_of(plan: Plan, block: Block) -> Iterator[Batch]:

@@ -40,32 +40,27 @@ class SplitView:
         return int(self._starts[-1])
 
     def labels(self) -> I64:
-        """Every row's label, without reading an image."""
-        tables = (
-            self.store.read_group(part, group, columns=["label"])
-            for part in self._parts
-            for group in range(self.store.num_groups(part))
-        )
-        return np.concatenate([np.empty(0, np.int64), *(table.column("label").to_numpy() for table in tables)])
+        """Every row's label, int64 (rows,), without reading an image."""
+        return np.concatenate([self.store.labels(part) for part in self._parts])
 
-    def read(self, sample_ids: I64) -> tuple[list[bytes], I64]:
-        """The encoded images and labels of some rows, in the order asked for; each row group is read once."""
-        images = [b""] * len(sample_ids)
+    def read(self, sample_ids: I64) -> tuple[list[bytes | None], I64]:
+        """The encoded images and labels of some rows, in the order asked for; None where the bytes are damaged.
+
+        Raises:
+            DataError: a shard cannot be read at all; names it.
+        """
+        images: list[bytes | None] = [None] * len(sample_ids)
         labels = np.empty(len(sample_ids), dtype=np.int64)
-        if not len(sample_ids):
-            return images, labels
         part_of = np.searchsorted(self._starts, sample_ids, side="right") - 1
-        local = sample_ids - self._starts[part_of]
-        size = self.store.rows_per_group
-        group_of = local // size
-        order = np.lexsort((group_of, part_of))
-        edges = np.nonzero(np.diff(part_of[order]) | np.diff(group_of[order]))[0] + 1
-        for where in np.split(order, edges):
-            part, group = self._parts[part_of[where[0]]], int(group_of[where[0]])
-            table = self.store.read_group(part, group, columns=["image", "label"])
-            column = table.column("image").combine_chunks()
-            rows = local[where] - group * size
-            labels[where] = table.column("label").to_numpy()[rows]
-            for position, encoded in zip(where.tolist(), column.take(rows).to_pylist(), strict=True):
-                images[position] = encoded
+        for number in np.unique(part_of).tolist():
+            places = np.nonzero(part_of == number)[0]
+            found, labels[places] = self.store.read_rows(self._parts[number], sample_ids[places] - self._starts[number])
+            for place, image in zip(places.tolist(), found, strict=True):
+                images[place] = image
         return images, labels
+
+    def place(self, sample_id: int) -> str:
+        """Where a row lies, for messages: dataset, shard file and row."""
+        number = int(np.searchsorted(self._starts, sample_id, side="right")) - 1
+        row = sample_id - int(self._starts[number])
+        return f"{self.store.where(self._parts[number], row)} (sample {sample_id} of {self.split})"

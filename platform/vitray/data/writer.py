@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitray.data.manifest import ShardInfo
+from vitray.data.row_index import RowIndexWriter
 from vitray.data.sources._old import Record, Source
 from vitray.errors import DataError
 
@@ -63,8 +64,12 @@ def write_shard(
             use_dictionary=False,
             write_statistics=False,
             write_page_checksum=True,
+            # One page a row group, so that the footer's index finds every image in it.
+            data_page_size=GROUP_BYTES,
+            write_batch_size=max(1, rows_per_group),
         ) as writer,
     ):
+        index = RowIndexWriter()
         for start in range(0, len(records), rows_per_group):
             group = records[start : start + rows_per_group]
             part = columns.slice(start, len(group))
@@ -79,7 +84,9 @@ def write_shard(
                 schema=SHARD_SCHEMA,
             )
             writer.write_table(table, row_group_size=rows_per_group)
+            index.add(images, part["label"].to_pylist())
             wrote(len(group))
+        writer.add_key_value_metadata(index.metadata())
     with path.open("rb") as written:
         digest = hashlib.file_digest(written, "sha256").hexdigest()
     groups = -(-len(records) // rows_per_group)
