@@ -67,6 +67,14 @@ def less_is_better(
     return Row(metric, unit, a, b, peer_name, b / a, goal)
 
 
+def more_is_better(
+    metric: str, unit: str, ours: Sequence[float], peer: Sequence[float], peer_name: str, goal: float | None = None
+) -> Row:
+    """A row of medians of rates."""
+    a, b = statistics.median(ours), statistics.median(peer)
+    return Row(metric, unit, a, b, peer_name, a / b, goal)
+
+
 def cpu_seconds() -> float:
     """CPU time that the whole machine has spent; differences are honest only where nothing else runs."""
     times = psutil.cpu_times()

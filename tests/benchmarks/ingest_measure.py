@@ -1,0 +1,164 @@
+"""One arm of the ingest benchmark in a process of its own: ``python ingest_measure.py ARM WORK`` prints a JSON line."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ingest_work import Arm, Stream, Work
+
+_SETTLE = 2.0  # seconds between the long stream and the warm one, so that what was under way is over
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run of an arm gave.
+
+    Args:
+        rate: images/s over all epochs that count.
+        epochs: images/s of each of them.
+        cold: seconds from asking for a stream to its first batch, imports done, cluster up, nothing else started.
+        warm: the same for a second stream of the process.
+        cpu: CPU-seconds per 1,000 images of the process and all below it: loaders, the whole local cluster.
+        others: share of the machine that other processes took meanwhile; a high one spoils ``rate``, not ``cpu``.
+    """
+
+    rate: float
+    epochs: list[float]
+    cold: float
+    warm: float
+    cpu: float
+    others: float
+
+
+def run(arm: str, work: Work, *, timeout: float = 1200) -> Measured:
+    """Measure ``arm`` in a fresh process; nothing of it is left when this returns.
+
+    Raises:
+        SystemExit: it failed; with what it said.
+    """
+    command = [sys.executable, str(Path(__file__).resolve()), arm, work.to_json()]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        raise
+    if process.returncode:
+        raise SystemExit(f"{arm} failed with {process.returncode}:\n{err[-4000:]}")
+    return Measured(**json.loads(out.splitlines()[-1]))
+
+
+def measure(stream: Stream, work: Work) -> Measured:
+    start = time.perf_counter()
+    # One epoch more than is counted: the work under way when counting ends equals that when it begins.
+    batches = stream(work.warmup + work.epochs + 1)
+    marks: list[tuple[float, int]] = []
+    cpu: list[tuple[float, float]] = []
+    cold, seen = 0.0, 0
+    for batch in batches:
+        seen += touch(batch)
+        now = time.perf_counter()
+        cold = cold or now - start
+        while len(marks) <= work.epochs and seen >= (work.warmup + len(marks)) * work.images:
+            marks.append((now, seen))
+            if len(marks) in (1, work.epochs + 1):
+                cpu.append((tree_cpu_seconds(), machine_cpu_seconds()))
+        if len(marks) > work.epochs:
+            break
+    _close(batches)
+    time.sleep(_SETTLE)
+    start = time.perf_counter()
+    again = stream(1)
+    touch(next(iter(again)))
+    warm = time.perf_counter() - start
+    _close(again)
+    seconds, images = marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1]
+    ours, all_of_it = cpu[1][0] - cpu[0][0], cpu[1][1] - cpu[0][1]
+    return Measured(
+        rate=images / seconds,
+        epochs=[(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(marks) if b[0] > a[0]],
+        cold=cold,
+        warm=warm,
+        cpu=ours / images * 1000,
+        others=max(0.0, all_of_it - ours) / seconds / (psutil.cpu_count() or 1),
+    )
+
+
+def touch(batch: Any) -> int:
+    """Read a byte of every row, as a consumer at least does; returns the rows (the bare loop sends only those)."""
+    if isinstance(batch, int):
+        return batch
+    int(batch[:, 0, 0, 0].sum())
+    return len(batch)
+
+
+def tree_cpu_seconds() -> float:
+    """CPU time of this process and all below it, the ended ones that a parent waited for included."""
+    total = 0.0
+    for process in tree():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def machine_cpu_seconds() -> float:
+    times = psutil.cpu_times()
+    return float(times.user + times.system + times.nice + times.irq + times.softirq)
+
+
+def tree() -> list[psutil.Process]:
+    here = psutil.Process()
+    return [here, *here.children(recursive=True)]
+
+
+def arms() -> dict[str, Arm]:
+    """Every arm by its name; imported late, so that each process loads only what it measures."""
+    import ingest_arms
+    import ingest_ray
+    import ingest_torch
+
+    return {
+        "vitray": ingest_arms.vitray,
+        "vitray_cached": ingest_arms.vitray_cached,
+        "bare": ingest_arms.bare,
+        "pil": ingest_torch.pil,
+        "decode_image": ingest_torch.decode_image,
+        "opencv": ingest_torch.opencv,
+        "ray_parquet": ingest_ray.ray_parquet,
+        "ray_images": ingest_ray.ray_images,
+    }
+
+
+def _close(batches: Iterator[Any]) -> None:
+    close = getattr(batches, "close", None)
+    if close is not None:
+        close()
+
+
+def main() -> None:
+    name, work = sys.argv[1], Work.from_json(sys.argv[2])
+    with contextlib.redirect_stdout(sys.stderr), arms()[name](work) as stream:
+        result = measure(stream, work)
+    print(json.dumps(asdict(result)), flush=True)
+    sys.stderr.flush()
+    os._exit(0)  # loaders that were stopped midway would take their time to end; they end with their parent
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The straightforward Ray Data pipelines of the ingest benchmark, as Ray's guides write them, with default settings.
+
+All epochs are one pass over a list of inputs that names every file once an epoch, so no peer pays for epoch edges.
+Inputs are shuffled by file (``shuffle="files"``), the cheapest of the ways that the guide lists.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ingest_work import Stream, Work, load_batch
+
+
+@contextmanager
+def ray_parquet(work: Work) -> Iterator[Stream]:
+    """read_parquet of encoded bytes, map_batches(decode and crop, with OpenCV), iter_torch_batches."""
+    import ray
+
+    files = sorted(str(file) for file in work.parquet.glob("*.parquet"))
+    with _ray(work):
+        yield lambda epochs: _batches(
+            ray.data.read_parquet(files * epochs, shuffle="files").map_batches(_decode_and_crop, fn_args=(work,)), work
+        )
+
+
+@contextmanager
+def ray_images(work: Work) -> Iterator[Stream]:
+    """read_images of the class folder, map_batches(crop, with OpenCV), iter_torch_batches."""
+    import ray
+
+    folder = str(work.photos)
+    with _ray(work):
+        yield lambda epochs: _batches(
+            ray.data.read_images([folder] * epochs, mode="RGB", shuffle="files").map_batches(_crop, fn_args=(work,)),
+            work,
+        )
+
+
+@contextmanager
+def _ray(work: Work) -> Iterator[None]:
+    import logging
+
+    import ray.data
+
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(
+        address="local", num_cpus=work.cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _batches(dataset: Any, work: Work) -> Iterator[Any]:
+    for batch in dataset.iter_torch_batches(batch_size=work.batch):
+        yield batch["image"]
+
+
+def _decode_and_crop(batch: dict[str, Any], work: Work) -> dict[str, Any]:
+    import numpy as np
+
+    rows = len(batch["image"])
+    out = np.empty((rows, work.size, work.size, 3), np.uint8)
+    load_batch(list(batch["image"]), out, work.augment(), 0, np.random.randint(0, 2**31, rows))
+    return {"image": out, "label": batch["label"]}
+
+
+def _crop(batch: dict[str, Any], work: Work) -> dict[str, Any]:
+    import numpy as np
+
+    from vitray.data.augment import draws, transform
+
+    rows = len(batch["image"])
+    out = np.empty((rows, work.size, work.size, 3), np.uint8)
+    augment = work.augment()
+    for row, drawn in enumerate(draws(0, 0, np.random.randint(0, 2**31, rows))):
+        transform(batch["image"][row], out[row], augment, drawn)
+    return {"image": out}
