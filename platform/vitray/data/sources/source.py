@@ -17,10 +17,12 @@ class Chunk:
     Attributes:
         number: position among the chunks of the source, the same on every machine.
         place: picklable; whatever the source needs to find the piece.
+        images: how many items it holds, where that is known without reading it.
     """
 
     number: int
     place: Any
+    images: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
