@@ -29,8 +29,12 @@ _SIGNATURES = {
     "gif": (b"GIF87a", b"GIF89a"),
     "bmp": (b"BM",),
     "tiff": (b"II*\x00", b"MM\x00*"),
-    "html": (b"<!doctype html", b"<html", b"<?xml", b"<svg"),
+    "svg": (b"<svg", b"<!doctype svg"),
+    "html": (b"<!doctype html", b"<html", b"<head", b"<!--"),
+    "xml": (b"<?xml",),
 }
+_MARKUP = frozenset({"svg", "html", "xml"})
+_BRANDS = {b"avif": "avif", b"avis": "avif", b"heic": "heic", b"heix": "heic", b"mif1": "heic"}
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..15 without DHT, JPG, DAC
 
 
@@ -45,14 +49,16 @@ class Header:
 
 
 def sniff(data: bytes) -> str | None:
-    """The format that the first bytes show: jpeg, png, gif, bmp, tiff, webp or html; None when unknown."""
+    """The format that the first bytes show: jpeg, png, gif, bmp, tiff, webp, avif, heic, svg, html or xml, or None."""
     head = data[:64]
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "webp"
+    if head[4:8] == b"ftyp":
+        return _BRANDS.get(head[8:12])
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for name, starts in _SIGNATURES.items():
-        if (text if name == "html" else head).startswith(starts):
-            return name
+        if (text if name in _MARKUP else head).startswith(starts):
+            return "svg" if name == "xml" and b"<svg" in data[:4096] else name
     return None
 
 
@@ -141,6 +147,15 @@ def encode_png(image: Image) -> bytes:
     if image.ndim == 3 and image.shape[2] == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(".png", image)
+    assert done, image.shape
+    return bytes(data)
+
+
+def encode_jpeg(image: Image, quality: int) -> bytes:
+    """JPEG bytes of (H, W), (H, W, 1) or (H, W, 3) RGB uint8, no side above 65,535 pixels."""
+    if image.ndim == 3 and image.shape[2] == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert done, image.shape
     return bytes(data)
 
