@@ -16,7 +16,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "platform" / "vitray"
 FILES = sorted(PACKAGE.rglob("*.py"))
-LEAVES = {"errors", "home", "environment", "experiment", "config_base", "overrides"}  # anyone may use these
+# Anyone may use these.
+LEAVES = {"errors", "home", "environment", "experiment", "augment_config", "config_base", "overrides"}
 
 # cli, jobs -> cluster, inference, tune -> train -> data, models, tracking -> experiment, errors.
 _TRAIN = {"train", "data", "models", "tracking"}
@@ -25,8 +26,9 @@ MAY_IMPORT = {
     "home": set(),
     "environment": set(),
     "config_base": {"errors"},
+    "augment_config": {"config_base"},
     "overrides": {"config_base", "errors"},
-    "experiment": {"config_base", "overrides", "errors"},
+    "experiment": {"augment_config", "config_base", "overrides", "errors"},
     "data": LEAVES,
     "models": LEAVES,
     "tracking": LEAVES | {"data"},  # the input example of a registered model is encoded as data are

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from vitray.augment_config import AugmentConfig
 from vitray.config_base import Section
 from vitray.errors import ConfigError, nearest
 
@@ -141,25 +142,6 @@ class ModelConfig(Section):
         return f"embed_dim that fit: {' or '.join(str(v) for v in (low, low + multiple) if v)}"
 
 
-class AugmentConfig(Section):
-    """Training-time augmentation; each part off by default, drawn per sample from (seed, epoch, sample id)."""
-
-    crop: bool = False
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: bool = False
-    shift: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _ranges(self) -> Self:
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"crop_scale must satisfy 0 < low <= high <= 1, not {self.crop_scale}")
-        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
-            raise ValueError(f"crop_ratio must satisfy 0 < low <= high, not {self.crop_ratio}")
-        return self
-
-
 class DataConfig(Section):
     """Which images, at what size. ``path``: a dataset folder, a pyarrow.fs URI, or ``builtin:digits``."""
 
@@ -174,7 +156,11 @@ class DataConfig(Section):
 
 
 class TrainConfig(Section):
-    """How long and on what. ``global_batch`` counts images over all ranks and accumulation steps."""
+    """How long and on what. ``global_batch`` counts images over all ranks and accumulation steps.
+
+    ``mixup`` and ``cutmix`` are the alphas of their Beta distributions, 0 for off; with both on, a pair of images gets
+    CutMix with probability ``switch_prob``, else MixUp.
+    """
 
     epochs: Positive = 40
     global_batch: Positive = 128
@@ -185,6 +171,8 @@ class TrainConfig(Section):
     clip_grad: Annotated[float, Field(gt=0)] | None = 1.0
     label_smoothing: Probability = 0.0
     mixup: Annotated[float, Field(ge=0)] = 0.0
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    switch_prob: Annotated[float, Field(ge=0, le=1)] = 0.5
     ema: Probability = 0.0
     checkpoint_steps: Positive | None = None
     keep_checkpoints: Positive = 2

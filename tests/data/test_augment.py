@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,11 +13,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 
-from vitray.data.augment import DRAWS, crop_box, draws, transform
+from vitray.data.augment import DRAWS, Augmenter, crop_box, draws, transform
+from vitray.data.augment_draws import ACROSS, DOWN, FLIP
 from vitray.data.decode import fit
 from vitray.experiment import AugmentConfig
 
 CROP = AugmentConfig(crop=True)
+PARTS = {
+    "crop": CROP,
+    "flip": AugmentConfig(flip=True),
+    "shift": AugmentConfig(shift=3),
+    "policy": AugmentConfig(policy="randaugment", randaugment={"num_ops": 3, "magnitude": 20}),
+    "color_jitter": AugmentConfig(color_jitter={"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}),
+    "erasing": AugmentConfig(erasing={"probability": 0.7, "value": "random"}),
+}
+
+
+def changed(config: AugmentConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in config.model_fields_set}
+
+
+EVERYTHING = AugmentConfig(**{k: v for part in PARTS.values() for k, v in changed(part).items()})
 
 
 def picture(height: int = 9, width: int = 7, channels: int = 3) -> np.ndarray:
@@ -30,7 +47,9 @@ def made(image: np.ndarray, size: tuple[int, int], augment: AugmentConfig | None
 
 
 def fixed(flip: float = 0.9, down: float = 0.5, across: float = 0.5) -> np.ndarray:
-    return np.array([0.5] * (DRAWS - 3) + [flip, down, across])
+    u = np.full(DRAWS, 0.5)
+    u[[FLIP, DOWN, ACROSS]] = flip, down, across
+    return u
 
 
 def boxes(height: int, width: int, augment: AugmentConfig, count: int) -> np.ndarray:
@@ -116,7 +135,7 @@ def test_a_flip_is_a_mirror_image_for_half_of_the_samples(channels: int) -> None
     image, config = picture(channels=channels), AugmentConfig(flip=True)
     assert np.array_equal(made(image, (9, 7), config, fixed(flip=0.49)), image[:, ::-1])
     assert np.array_equal(made(image, (9, 7), config, fixed(flip=0.5)), image)
-    assert (draws(0, 0, np.arange(10_000))[:, -3] < 0.5).mean() == pytest.approx(0.5, abs=0.02)
+    assert (draws(0, 0, np.arange(10_000))[:, FLIP] < 0.5).mean() == pytest.approx(0.5, abs=0.02)
 
 
 @given(st.integers(1, 12), st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
@@ -133,7 +152,7 @@ def test_a_shift_moves_pixels_and_fills_with_black(most: int, down: float, acros
 
 def test_every_shift_is_equally_likely_down_and_across() -> None:
     u = draws(3, 1, np.arange(50_000))
-    shifts = (u[:, -2:] * 5).astype(int)
+    shifts = (u[:, [DOWN, ACROSS]] * 5).astype(int)
     _, counts = np.unique(shifts, axis=0, return_counts=True)
     assert len(counts) == 25
     assert ((counts - 2000) ** 2 / 2000).sum() < 60  # chi-squared, 24 degrees of freedom: p < 1e-4 above
@@ -147,10 +166,61 @@ def test_draws_belong_to_seed_epoch_and_sample() -> None:
         assert not np.isclose(other, base[0]).any()
 
 
+def augmented(
+    image: np.ndarray, augment: AugmentConfig, ids: list[int], size: tuple[int, int] = (24, 20)
+) -> np.ndarray:
+    augmenter = Augmenter(augment)
+    out = np.zeros((len(ids), *size, image.shape[2]), np.uint8)
+    for made_here, u in zip(out, augmenter.draws(5, 2, np.array(ids)), strict=True):
+        augmenter.apply(image, made_here, u)
+    return out
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("augment", [*PARTS.values(), EVERYTHING], ids=[*PARTS, "everything"])
+def test_an_image_depends_on_its_own_id_alone(augment: AugmentConfig, channels: int) -> None:
+    """Whoever makes it, beside whichever others, and one by one as well as in a block."""
+    image = picture(40, 30, channels)
+    ids = list(range(40))
+    together = augmented(image, augment, ids)
+    backwards = augmented(image, augment, ids[::-1])
+    alone = [made(image, (24, 20), augment, draws(5, 2, np.array([i]))[0]) for i in ids]
+    assert np.array_equal(together, backwards[::-1])
+    assert np.array_equal(together, np.stack(alone))
+    assert len(np.unique(together.reshape(40, -1), axis=0)) > 1, "all samples alike"
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_turning_one_part_on_leaves_the_draws_of_the_others(name: str) -> None:
+    u = np.array(Augmenter(PARTS[name]).draws(1, 2, np.arange(6)))
+    assert np.array_equal(u, draws(1, 2, np.arange(6))[:, : u.shape[1]])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_parts_are_combined_in_the_order_of_the_config(channels: int) -> None:
+    """Each part alone, applied to what the parts before it made, is the whole."""
+    image = picture(24, 20, channels)
+    for i in range(20):
+        expected, u = image, draws(5, 2, np.array([i]))[0]
+        for part in PARTS.values():
+            expected = made(expected, (24, 20), part, u)
+        assert np.array_equal(made(image, (24, 20), EVERYTHING, u), expected)
+
+
 def test_the_source_image_is_left_alone() -> None:
     image = picture(8, 8)
     before = image.copy()
+    image.flags.writeable = False  # as a cache in shared memory is
     for u in draws(0, 0, np.arange(50)):
-        made(image, (8, 8), AugmentConfig(crop=True, flip=True, shift=3), u)
-        made(image, (8, 8), AugmentConfig(flip=True, shift=3), u)
+        made(image, (8, 8), EVERYTHING, u)
+        made(image, (8, 8), EVERYTHING.model_copy(update={"crop": False}), u)
     assert np.array_equal(image, before)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 2), (3, 1)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_smallest_images_pass(size: tuple[int, int], channels: int) -> None:
+    for u in draws(0, 0, np.arange(60)):
+        for policy in ("randaugment", "trivialaugment"):
+            out = made(picture(2, 1, channels), size, EVERYTHING.model_copy(update={"policy": policy}), u)
+            assert out.shape == (*size, channels)

@@ -41,7 +41,7 @@ class Feed:
         order = self.data.order(
             train.split, global_batch=train.global_batch, seed=train.seed, window=data.shuffle_window, shuffle=True
         )
-        return replace(order, align=2) if train.mixup else order
+        return replace(order, align=2) if train.mixup or train.cutmix else order
 
     def train(self, start: int, stop: int) -> Iterator[Batch]:
         return self._stream(self.order, self.experiment.data.augment, start, stop)

@@ -21,7 +21,7 @@ from vitray.train.checkpoint import CheckpointStore, Progress, TrainState
 from vitray.train.evaluate import evaluate
 from vitray.train.feed import Feed
 from vitray.train.meter import Meter
-from vitray.train.mixup import pair_weights, partners
+from vitray.train.mixup import draw_mix
 from vitray.train.optim import lr_at, make_optimizer
 from vitray.train.ranks import Ranks, accumulating
 from vitray.train.report import Report, Reporter
@@ -95,12 +95,10 @@ def train_step(model: nn.Module, state: TrainState, batch: Batch, feed: Feed) ->
     config, ranks = feed.experiment.train, feed.ranks
     images, labels = feed.to_input(batch), torch.tensor(batch.label, device=ranks.device)
     targets = F.one_hot(labels, feed.experiment.model.num_classes or -1).float()
-    if config.mixup:
+    if config.mixup or config.cutmix:
         first_row = feed.order.rank_span(batch.step, ranks.rank, ranks.world_size)[0] % config.global_batch
-        own = pair_weights(config.seed, batch.step, first_row, len(labels), config.mixup).to(ranks.device)
-        other = partners(len(labels)).to(ranks.device)
-        images = torch.lerp(images[other], images, own.view(-1, 1, 1, 1))
-        targets = torch.lerp(targets[other], targets, own.view(-1, 1))
+        mix = draw_mix(config, batch.step, first_row, batch.weight, feed.experiment.model.size)
+        images, targets = mix.images(images), mix.targets(targets)
     # DDP averages over ranks, so each divides by its share of the step's rows.
     weights = torch.tensor(batch.weight, device=ranks.device) * (ranks.world_size / batch.step_rows)
     total = torch.zeros((), device=ranks.device)
