@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from vitray.data.sources._old import Digits, ImageFolder
 from vitray.data.sources.open import open_source
 from vitray.data.sources.source import Chunk, Item, Source, Splits
 
-__all__ = ["Chunk", "Digits", "ImageFolder", "Item", "Source", "Splits", "open_source"]
+__all__ = ["Chunk", "Item", "Source", "Splits", "open_source"]

@@ -70,7 +70,7 @@ class Source(Protocol):
         ...
 
     def items(self, chunk: Chunk) -> Iterator[Item]:
-        """Read one piece, in a task. Never raises for one bad image; DataError for a chunk that is broken as a whole."""
+        """Read one piece, in a task. Never raises for one bad image; DataError when the chunk is broken as a whole."""
         ...
 
     def reread(self, place: Any) -> bytes:
