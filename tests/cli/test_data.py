@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vitray.cli import main
-from vitray.data.sources import Digits
+from vitray.data.sources import open_source
 
 
 @dataclass
@@ -97,7 +97,7 @@ def test_verify_names_damage_and_exits_1(vitray: Shell, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["prepare", "builtin:digit", "ds"], "did you mean 'builtin:digits'?"),
+        (["prepare", "builtin:digit", "ds"], "did you mean 'builtin:digits'"),
         (["prepare", "nowhere", "ds"], "there is no such source"),
         (["prepare", "builtin:digits", "ds", "--fractions", "1,2"], "write for example 0.7,0.1,0.2"),
         (["prepare", "builtin:digits", "ds", "--fractions", "1,1,1"], "sum to 1"),
@@ -121,11 +121,11 @@ def test_what_the_user_must_change_exits_2_with_one_message(
 
 
 def test_refused_images_are_mentioned(vitray: Shell, tmp_path: Path) -> None:
-    source = Digits()
-    for record in source.records()[:60]:
-        file = tmp_path / "src" / record.label / record.key.replace("/", "-")
+    source = open_source("builtin:digits")
+    for item in list(source.items(source.chunks()[0]))[:60]:
+        file = tmp_path / "src" / str(item.label) / item.key.replace("/", "-")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(source.read(record))
+        file.write_bytes(item.data)
     (tmp_path / "src/0/bad.jpg").touch()
     done = vitray("data", "prepare", "src", "ds")
     assert done.code == 0

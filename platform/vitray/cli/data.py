@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vitray.cli.options import address_option
 from vitray.cli.output import emit, grid, note, output_option
+from vitray.data.uri import public
 from vitray.errors import DataError, VitrayError
 
 if TYPE_CHECKING:
-    from vitray.data.prepare import Progress
     from vitray.data.shards import ShardStore
 
 _SHEET_CLASSES = 20
@@ -24,7 +23,9 @@ def data() -> None:
     """Prepare, verify and look at datasets."""
 
 
-def _three(ctx: click.Context, param: click.Parameter, value: str) -> tuple[float, float, float]:
+def _three(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float, float] | None:
+    if value is None:
+        return None
     try:
         train, val, test = map(float, value.split(","))
     except ValueError:
@@ -36,24 +37,58 @@ def _three(ctx: click.Context, param: click.Parameter, value: str) -> tuple[floa
 @click.argument("source")
 @click.argument("dest")
 @click.option("--seed", default=0, show_default=True, help="Decides the splits and the order of the rows.")
+@click.option("--size", type=int, metavar="PIXELS", help="Make the shorter side of larger images this long.")
+@click.option(
+    "--splits",
+    type=click.Choice(["fractions", "folders"]),
+    default="fractions",
+    show_default=True,
+    help="Divide the images by shares, or as SOURCE divides them.",
+)
+@click.option(
+    "--fractions",
+    metavar="SHARES",
+    callback=_three,
+    help="Shares of train, val and test.  [default: 0.7,0.1,0.2; of a split that folders lack: 0]",
+)
+@click.option("--path-column", metavar="NAME", help="Of a CSV or Parquet listing: where the image lies.")
+@click.option("--label-column", metavar="NAME", help="Of a listing or Parquet files: the class.")
+@click.option("--image-column", metavar="NAME", help="Of Parquet files: the encoded images.")
 @click.option("--rows-per-group", default=64, show_default=True, help="Images of a Parquet row group.")
 @click.option("--shard-mb", default=64.0, show_default=True, help="Images per shard file, in MB.")
-@click.option("--fractions", default="0.7,0.1,0.2", show_default=True, callback=_three, help="Train, val, test.")
 @click.option("--max-bad-fraction", default=0.02, show_default=True, help="Stop above this share of bad images.")
 @click.option("--max-pixels", default=64_000_000, show_default=True, help="Refuse larger images unread.")
 @click.option("--overwrite", is_flag=True, help="Replace the dataset at DEST.")
+@click.option(
+    "--executor",
+    type=click.Choice(["auto", "local", "ray"]),
+    default="auto",
+    show_default=True,
+    help="Threads here, or a Ray Data job; auto is Ray for a cluster or a large source.",
+)
+@address_option
 @output_option
-def prepare(source: str, dest: str, output: str, **options: Any) -> None:
-    """Turn the images of SOURCE into the dataset folder DEST.
+def prepare(source: str, dest: str, output: str, executor: str, address: str | None, **options: Any) -> None:
+    """Turn the images of SOURCE into the dataset DEST.
 
-    SOURCE is builtin:digits, or a folder with one sub-folder of JPEG/PNG images a class.
+    \b
+    SOURCE is one of
+      DIR                          a sub-folder of images a class
+      LIST.csv, LIST.parquet       image paths and labels
+      IMAGES.parquet               encoded images and labels, as Hugging Face writes them
+      SHARDS-{0000..0099}.tar      WebDataset: NAME.jpg beside NAME.cls or NAME.json
+      torchvision:CIFAR10?root=DIR a torchvision dataset on the disk
+      builtin:digits, builtin:synthetic?classes=10&count=1000&size=64
+
+    SOURCE and DEST may be local paths or URIs (s3://, gs://, file://).
     """
+    from vitray.cli.data_prepare import chosen, progress_bars
     from vitray.data.inspect import summary
     from vitray.data.prepare import prepare as run
     from vitray.data.shards import ShardStore
 
-    with _progress() as progress:
-        manifest = run(source, dest, progress=progress, **options)
+    with progress_bars() as progress:
+        manifest = run(source, dest, progress=progress, executor=chosen(executor, address), **options)
     store = ShardStore.open(dest)
     if manifest.refused:
         note(f"left out {manifest.refused} images; quarantine.parquet says which and why")
@@ -129,11 +164,12 @@ def _table(store: ShardStore) -> str:
         f"{manifest.image_size[1]} x {manifest.image_size[0]} pixels" if manifest.image_size else "of different sizes"
     )
     facts = [
-        ("dataset", store.path),
+        ("dataset", public(store.path)),
         ("source", manifest.source),
         ("fingerprint", manifest.fingerprint),
         ("images", f"{size}, {'grayscale' if manifest.channels == 1 else 'RGB'}"),
         ("mean, std", "  ".join(f"{m:.4f}, {s:.4f}" for m, s in zip(manifest.mean, manifest.std, strict=True))),
+        ("converted", ", ".join(f"{count:,} {kind}" for kind, count in manifest.converted.items()) or "none"),
         ("duplicates", f"{manifest.duplicates} (each in the split of its twin)"),
         ("left out", f"{manifest.refused}" + (" (see quarantine.parquet)" if manifest.refused else "")),
     ]
@@ -147,26 +183,3 @@ def _table(store: ShardStore) -> str:
             grid(counts, ["class", *splits]),
         ]
     )
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on stderr for each phase."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description:>7}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bars = Progress(*columns, console=Console(stderr=True))
-    tasks: dict[str, Any] = {}
-
-    def tell(phase: str, done: int, total: int) -> None:
-        bars.start()  # not before there is something to show: an early error should stand alone
-        if phase not in tasks:
-            tasks[phase] = bars.add_task(phase, total=total)
-        bars.update(tasks[phase], completed=done)
-
-    try:
-        yield tell
-    finally:
-        if tasks:
-            bars.stop()

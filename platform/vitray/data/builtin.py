@@ -26,7 +26,7 @@ def dataset_folder(path: str) -> str:
     if not (folder / MANIFEST).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            prepare(path, str(folder))
+            prepare(path, str(folder), executor="local")  # a Ray that runs is busy with what asks for it
         except DataError:
             if not (folder / MANIFEST).is_file():  # else another process was first, and made the same bytes
                 raise

@@ -7,6 +7,7 @@ from typing import Any
 
 from vitray.data.decode import Image, decode
 from vitray.data.shards import ShardStore
+from vitray.data.uri import public
 
 _GROUPS = 500  # a class too rare to show up in this many row groups is shown with what was found
 
@@ -15,7 +16,7 @@ def summary(store: ShardStore) -> dict[str, Any]:
     """The manifest's figures as plain values, ready for JSON; sizes in bytes, image size (height, width) or None."""
     manifest = store.manifest
     return {
-        "path": store.path,
+        "path": public(store.path),
         "source": manifest.source,
         "fingerprint": manifest.fingerprint,
         "classes": list(manifest.classes),
@@ -26,6 +27,7 @@ def summary(store: ShardStore) -> dict[str, Any]:
         "std": list(manifest.std),
         "refused": manifest.refused,
         "duplicates": manifest.duplicates,
+        "converted": manifest.converted,
         "splits": {
             name: {
                 "rows": split.rows,

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ QUARANTINE = "quarantine.parquet"
 SPLITS = ("train", "val", "test")
 SCHEMA_VERSION = 2
 
-_NOT_IDENTITY = {"source", "seed", "refused", "duplicates", "fingerprint"}
+_NOT_IDENTITY = {"source", "seed", "refused", "duplicates", "converted", "fingerprint"}
 _MEND = "copy the dataset again from where it was made, or prepare it again"
 
 
@@ -63,6 +63,7 @@ class Manifest:
             ``std`` is at least 1/255, so that dividing by it is always safe.
         refused: images that went to quarantine.
         duplicates: rows that repeat the bytes of another row (all of them are in one split).
+        converted: how many images were found as what is not stored as it is, by kind (``{"cmyk": 3}``).
         fingerprint: sha256 of all content above that decides what is trained on.
     """
 
@@ -77,6 +78,7 @@ class Manifest:
     std: tuple[float, ...]
     refused: int = 0
     duplicates: int = 0
+    converted: dict[str, int] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -98,6 +100,7 @@ class Manifest:
             "std": list(self.std),
             "refused": self.refused,
             "duplicates": self.duplicates,
+            "converted": self.converted,
         }
 
     def to_json(self) -> str:
@@ -158,6 +161,7 @@ class Manifest:
             std=tuple(raw["std"]),
             refused=raw["refused"],
             duplicates=raw["duplicates"],
+            converted={str(name): int(count) for name, count in raw["converted"].items()},
         )
 
     def _check_sums(self, where: str) -> None:

@@ -1,7 +1,7 @@
 """Where every row goes: which split, which place in it, which shard. Pure functions of what the scan found.
 
 Random choices are keyed hashes of a row's own key, not draws from a generator, so they depend neither on a library's
-version nor on who computes them in which order.
+version nor on who computes them in which order. All is arrays: ten million rows are a few hundred megabytes.
 """
 
 from __future__ import annotations
@@ -9,22 +9,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 
-def shuffled(keys: Sequence[str], *salt: object) -> list[int]:
-    """Positions of ``keys`` in a random order that follows from the keys and the salt alone."""
+from vitray.data.rng import I64
+
+
+def shuffled(keys: Iterable[bytes], *salt: object) -> I64:
+    """Positions of ``keys`` in a random order that follows from the keys and the salt alone. Keys are unique."""
     secret = hashlib.blake2b(repr(salt).encode(), digest_size=32).digest()
+    ranks = bytearray()
+    for key in keys:
+        ranks += hashlib.blake2b(key, key=secret, digest_size=16).digest()
+    high, low = np.frombuffer(ranks, ">u8").reshape(-1, 2).T
+    return np.lexsort((low, high))
 
-    def rank(position: int) -> tuple[bytes, str]:
-        key = keys[position]
-        return hashlib.blake2b(key.encode("utf-8", "surrogateescape"), key=secret, digest_size=16).digest(), key
 
-    return sorted(range(len(keys)), key=rank)
-
-
-def assign_splits(
-    order: Iterable[int], labels: Sequence[int], digests: Sequence[str], fractions: Sequence[float]
-) -> list[int]:
-    """A split number for every row: stratified by label, rows with equal digests together.
+def assign_splits(order: I64, labels: I64, twins: I64, fractions: Sequence[float]) -> npt.NDArray[np.int8]:
+    """A split number for every row: stratified by label, twins together.
 
     Goes through the classes one after the other, each in ``order``, and gives what comes next to the split that is
     furthest behind its fraction. So each split's total and its share of every class stay within about a row of the
@@ -33,36 +35,34 @@ def assign_splits(
 
     Args:
         order: all row numbers in random order.
-        labels, digests: per row.
+        labels: per row.
+        twins: per row, a number from 0 on that it shares with the rows of equal bytes.
         fractions: per split, summing to 1.
     """
-    twins: dict[str, list[int]] = {}
-    for row in order:
-        twins.setdefault(digests[row], []).append(row)
-    by_class: dict[int, list[list[int]]] = {}
-    for rows in twins.values():
-        by_class.setdefault(labels[rows[0]], []).append(rows)
-
-    split_of = [0] * len(labels)
-    filled, placed = [0] * len(fractions), 0
-    for label in sorted(by_class):
-        for number, rows in enumerate(by_class[label]):
-            placed += len(rows)
-            behind = [fraction * placed - done for fraction, done in zip(fractions, filled, strict=True)]
-            wanted = [split for split, fraction in enumerate(fractions) if fraction > 0]
-            split = 0 if number == 0 else max(wanted, key=lambda split: behind[split])
-            filled[split] += len(rows)
-            for row in rows:
-                split_of[row] = split
-    return split_of
+    _, first = np.unique(twins[order], return_index=True)  # per set of twins, the place in the order of its first row
+    sizes, label_of = np.bincount(twins), labels[order[first]]
+    sequence = np.lexsort((first, label_of))
+    wanted = [split for split, fraction in enumerate(fractions) if fraction > 0]
+    split_of = np.zeros(len(first), dtype=np.int8)
+    filled, placed, current = [0] * len(fractions), 0, None
+    # Memory views give one Python number at a time, where a list would make them all.
+    for twin, size, label in zip(sequence.data, sizes[sequence].data, label_of[sequence].data, strict=True):
+        placed += size
+        split = 0
+        if label == current:
+            split = max(wanted, key=lambda split: fractions[split] * placed - filled[split])
+        current = label
+        filled[split] += size
+        split_of[twin] = split
+    return split_of[twins]
 
 
-def cut_shards(sizes: Sequence[int], rows_per_group: int, shard_bytes: int) -> list[range]:
+def cut_shards(sizes: I64, rows_per_group: int, shard_bytes: int) -> list[range]:
     """The rows of each shard: whole row groups, as many as fit ``shard_bytes`` of images, at least one."""
     shards: list[range] = []
     start, filled = 0, 0
-    for first in range(0, len(sizes), rows_per_group):
-        group = sum(sizes[first : first + rows_per_group])
+    for number, group in enumerate(group_bytes(sizes, rows_per_group).tolist()):
+        first = number * rows_per_group
         if first > start and filled + group > shard_bytes:
             shards.append(range(start, first))
             start, filled = first, 0
@@ -70,3 +70,10 @@ def cut_shards(sizes: Sequence[int], rows_per_group: int, shard_bytes: int) -> l
     if len(sizes) > start:
         shards.append(range(start, len(sizes)))
     return shards
+
+
+def group_bytes(sizes: I64, rows_per_group: int) -> I64:
+    """The bytes of each row group."""
+    if not len(sizes):
+        return np.empty(0, np.int64)
+    return np.add.reduceat(sizes, np.arange(0, len(sizes), rows_per_group))

@@ -1,242 +1,211 @@
-"""From a source of images to a dataset folder: scan everything, decide where each row goes, write the shards.
+"""From a source of images to a dataset: scan everything, decide where each row goes, write the shards.
 
-Two passes, so that memory holds what is known about the images but never the images. The folder is built beside its
-destination and renamed into place, so a destination either is a whole dataset or does not exist.
+Two passes, so that memory holds what is known about the images but never the images. A destination either is a whole
+dataset or is none.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from vitray.data.decode import MAX_PIXELS
-from vitray.data.destination import building, check_destination
-from vitray.data.manifest import QUARANTINE, SPLITS, Manifest, SplitInfo
-from vitray.data.plan import assign_splits, cut_shards, shuffled
-from vitray.data.scan import scan_all
-from vitray.data.sources._old import Record, Source, open_source
-from vitray.data.writer import GROUP_BYTES, write_shard
+from vitray.data.destination import Destination, Draft, check_destination
+from vitray.data.facts import Facts, gather
+from vitray.data.manifest import SPLITS, Manifest, ShardInfo, SplitInfo
+from vitray.data.mapper import Executor, Mapper, choose
+from vitray.data.options import PrepareOptions
+from vitray.data.placement import Placement, place
+from vitray.data.rng import I64
+from vitray.data.scan import Scan
+from vitray.data.sources import Chunk, Source, Splits, open_source
+from vitray.data.summary import converted, image_size, moments, pixels, write_quarantine
+from vitray.data.uri import public
+from vitray.data.writer import Write, shards
 from vitray.errors import DataError
 
 Progress = Callable[[str, int, int], None]
-"""Called with the phase ("scan" or "write"), images done and images in all."""
+"""Called with the phase ("scan" or "write"), images done and images in all (in a scan, as far as it is known)."""
 
 
 def prepare(
-    source: str,
+    source: str | Source,
     dest: str | Path,
     *,
     seed: int = 0,
+    size: int | None = None,
     rows_per_group: int = 64,
     shard_mb: float = 64,
-    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    splits: Splits = "fractions",
+    fractions: tuple[float, float, float] | None = None,
     max_bad_fraction: float = 0.02,
     max_pixels: int = MAX_PIXELS,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    image_column: str | None = None,
     overwrite: bool = False,
+    executor: Executor = "auto",
     progress: Progress | None = None,
 ) -> Manifest:
-    """Make the dataset folder ``dest`` from ``source``; byte-identical for the same source, options and seed.
+    """Make the dataset ``dest`` from ``source``; byte-identical for the same source, options and seed, however it runs.
 
     Every image is decoded once. What cannot be used is left out and listed in ``quarantine.parquet`` (path, sha256,
-    reason). The bytes of the others are kept untouched. Equal bytes are kept in one split.
+    reason). The bytes of JPEG and PNG are kept untouched as far as training reads them as they are. Equal bytes are
+    kept in one split.
 
     Args:
-        source: ``builtin:digits``, or a folder with one sub-folder of JPEG/PNG images a class.
-        dest: a local folder that does not exist or is empty.
+        source: what :func:`vitray.data.sources.open_source` takes, or what it gives.
+        dest: a local folder or a pyarrow.fs URI that does not exist or is empty.
         seed: decides the splits and the order of the rows.
-        rows_per_group: rows of a Parquet row group, the least that is read at a time.
+        size: what the shorter side of larger images becomes, in pixels; None keeps them as they are.
+        rows_per_group: rows of a Parquet row group.
         shard_mb: images per shard file, in MB (10**6 bytes), rounded to whole row groups.
-        fractions: of train, val and test; they sum to 1.
+        splits: ``fractions`` of all images, or the source's own ``folders``. Of equal images in several of the source's
+            splits, those in the most held-out one stay; the others are quarantined.
+        fractions: of train, val and test; they sum to 1. None is 0.7, 0.1, 0.2, and with ``folders`` that a split
+            which the source lacks stays empty (otherwise it is taken from train).
         max_bad_fraction: above this share of unusable images, stop.
         max_pixels: an image whose header says more is refused before it is decoded.
+        path_column: of a listing, see :func:`vitray.data.sources.open_source`.
+        label_column: of a listing, or of Parquet files with images in them.
+        image_column: of Parquet files with images in them.
         overwrite: replace a dataset that is at ``dest``. Anything else there is never touched.
+        executor: ``local`` threads, a ``ray`` Data job on the Ray that this process is connected to, or ``auto``: Ray
+            where there is one.
         progress: told how far it is.
 
     Raises:
         DataError: an option out of range, an unknown source, a destination in use, too many unusable images, a class
             or a split left without images, no room on the disk. Nothing is left at ``dest`` then.
+        ResourceError: Ray was asked for and is not there, or has no CPU free.
     """
-    _check_options(rows_per_group, shard_mb, fractions, max_bad_fraction)
-    tell = progress or (lambda phase, done, total: None)
-    images = open_source(source)
-    target = check_destination(dest, source=images.name, overwrite=overwrite)
-    scanned = _scan(images, max_pixels, max_bad_fraction, tell)
-    rows = _place(scanned, fractions, seed)
-    try:
-        with building(target, overwrite=overwrite) as folder:
-            splits = _write(folder, scanned, rows, rows_per_group, shard_mb, tell)
-            refused = _write_quarantine(folder / QUARANTINE, scanned)
-            kept = scanned.table.filter(pc.is_null(scanned.table["reason"]))
-            sizes = set(zip(kept["height"].to_pylist(), kept["width"].to_pylist(), strict=True))
-            channels = pc.max(kept["channels"]).as_py()
-            mean, std = _moments(scanned.take(rows["train"]), channels)
-            manifest = Manifest(
-                source=images.name,
-                seed=seed,
-                classes=scanned.classes,
-                rows_per_group=rows_per_group,
-                channels=channels,
-                image_size=sizes.pop() if len(sizes) == 1 else None,
-                splits=splits,
-                mean=mean,
-                std=std,
-                refused=refused,
-                duplicates=kept.num_rows - len(kept["sha256"].unique()),
-            )
-            manifest.write(folder)
-    except OSError as error:
-        raise DataError(
-            f"cannot be written: {error.strerror or error}",
-            where=str(dest),
-            remedy="make room there, or choose another folder",
-        ) from error
-    return manifest
-
-
-def _check_options(rows_per_group: int, shard_mb: float, fractions: Sequence[float], max_bad_fraction: float) -> None:
-    if rows_per_group < 1:
-        raise DataError(f"must be at least 1, not {rows_per_group}", where="rows_per_group", remedy="64 suits most")
-    if not shard_mb > 0:
-        raise DataError(f"must be above 0, not {shard_mb}", where="shard_mb", remedy="64 suits most")
-    if not 0 <= max_bad_fraction <= 1:
-        raise DataError(f"must be from 0 to 1, not {max_bad_fraction}", where="max_bad_fraction", remedy="0.02 is 2 %")
-    if len(fractions) != len(SPLITS) or not abs(sum(fractions) - 1) < 1e-6 or min(fractions) < 0 or fractions[0] == 0:
-        raise DataError(
-            f"must be three shares that sum to 1, the first above 0, not {','.join(map(str, fractions))}",
-            where="fractions",
-            remedy="0.7,0.1,0.2 are the shares of train, val and test",
+    options = PrepareOptions(
+        seed=seed,
+        size=size,
+        rows_per_group=rows_per_group,
+        shard_mb=shard_mb,
+        splits=splits,
+        fractions=fractions,
+        max_bad_fraction=max_bad_fraction,
+        max_pixels=max_pixels,
+    )
+    if isinstance(source, str):
+        source = open_source(
+            source, splits=splits, path_column=path_column, label_column=label_column, image_column=image_column
         )
+    target = check_destination(dest, source=source.name, overwrite=overwrite)
+    chunks = source.chunks()
+    job = _Job(source, options, progress or (lambda phase, done, total: None))
+    with choose(executor, len(chunks)) as mapper:
+        try:
+            with target.building(overwrite=overwrite) as draft:
+                draft.tasks_may_run = mapper.outlives
+                draft.manifest = job.run(mapper, draft, chunks)
+        except OSError as error:
+            raise _unwritable(target, error, job.need) from error
+    return draft.manifest
 
 
-@dataclass(frozen=True)
-class _Scanned:
-    """A source and all that the scan knows of it; ``table`` has a row a record, with its ``label`` number added."""
+def _unwritable(target: Destination, error: OSError, need: int) -> DataError:
+    remedy = "check that it may be written, or choose another destination"
+    if error.errno == errno.ENOSPC:
+        room = f"about {need / 1e6:,.0f} MB are needed there, " if need else ""
+        remedy = f"{room}make room, or choose another destination"
+    return DataError(f"cannot be written: {public(error.strerror or str(error))}", where=target.shown, remedy=remedy)
+
+
+@dataclass
+class _Job:
+    """A preparation under way. ``need`` is what its files take on the disk, in bytes, as far as it is known."""
 
     source: Source
-    records: Sequence[Record]
-    classes: tuple[str, ...]
-    table: pa.Table
+    options: PrepareOptions
+    tell: Progress
+    need: int = field(default=0, init=False)
 
-    def take(self, rows: Sequence[int]) -> pa.Table:
-        return self.table.take(pa.array(rows, pa.int64()))
-
-    def rows(self, *, usable: bool) -> list[int]:
-        return [row for row, reason in enumerate(self.table["reason"].to_pylist()) if (reason is None) == usable]
-
-
-def _scan(source: Source, max_pixels: int, max_bad_fraction: float, tell: Progress) -> _Scanned:
-    records = source.records()
-    table = scan_all(
-        source,
-        records,
-        max_pixels=max_pixels,
-        max_bad_fraction=max_bad_fraction,
-        scanned=lambda done: tell("scan", done, len(records)),
-    )
-    classes = tuple(sorted({record.label for record in records}))
-    number = {name: label for label, name in enumerate(classes)}
-    labels = pa.array([number[record.label] for record in records], pa.int64())
-    return _Scanned(source, records, classes, table.append_column("label", labels))
-
-
-def _place(scanned: _Scanned, fractions: Sequence[float], seed: int) -> dict[str, list[int]]:
-    """The rows of each split, as positions in the records, in the order of their sample ids."""
-    usable = scanned.rows(usable=True)
-    table = scanned.take(usable)
-    labels, keys = table["label"].to_pylist(), [scanned.records[row].key for row in usable]
-    for label in sorted(set(range(len(scanned.classes))) - set(labels)):
-        raise DataError(
-            f"class {scanned.classes[label]!r} has no usable image",
-            where=scanned.source.name,
-            remedy="mend its images, or remove the class",
-        )
-    split_of = assign_splits(shuffled(keys, "split", seed), labels, table["sha256"].to_pylist(), fractions)
-    rows: dict[str, list[int]] = {name: [] for name in SPLITS}
-    for position in shuffled(keys, "rows", seed):
-        rows[SPLITS[split_of[position]]].append(usable[position])
-    for name, fraction in zip(SPLITS, fractions, strict=True):
-        if fraction > 0 and not rows[name]:
-            raise DataError(
-                f"{len(usable)} images in {len(scanned.classes)} classes leave none for {name!r}",
-                where=scanned.source.name,
-                remedy="add images, or give that split the share 0 with --fractions",
-            )
-    return rows
-
-
-def _write(
-    folder: Path, scanned: _Scanned, rows: dict[str, list[int]], rows_per_group: int, shard_mb: float, tell: Progress
-) -> dict[str, SplitInfo]:
-    total, written = sum(map(len, rows.values())), 0
-
-    def wrote(count: int) -> None:
-        nonlocal written
-        written += count
-        tell("write", written, total)
-
-    splits = {}
-    for name, members in rows.items():
-        (folder / name).mkdir()
-        table = scanned.take(members)
-        sizes = table["bytes"].to_pylist()
-        _check_group_bytes(sizes, rows_per_group)
-        shards = [
-            write_shard(
-                folder,
-                f"{name}/{number:05d}.parquet",
-                scanned.source,
-                [scanned.records[row] for row in members[span.start : span.stop]],
-                table.slice(span.start, len(span)),
-                span.start,
-                rows_per_group,
-                wrote,
-            )
-            for number, span in enumerate(cut_shards(sizes, rows_per_group, int(shard_mb * 1e6)))
-        ]
-        counts = Counter(table["label"].to_pylist())
-        per_class = tuple(counts[label] for label in range(len(scanned.classes)))
-        channels = pc.max(scanned.table["channels"]).as_py()
-        pixels = pc.sum(pc.multiply(table["width"].cast(pa.int64()), table["height"].cast(pa.int64()))).as_py() or 0
-        splits[name] = SplitInfo(len(members), pixels * channels, per_class, tuple(shards))
-    return splits
-
-
-def _check_group_bytes(sizes: Sequence[int], rows_per_group: int) -> None:
-    largest = max((sum(sizes[at : at + rows_per_group]) for at in range(0, len(sizes), rows_per_group)), default=0)
-    if largest > GROUP_BYTES:
-        raise DataError(
-            f"{rows_per_group} of these images take {largest:,} bytes; a row group holds {GROUP_BYTES:,}",
-            where="rows_per_group",
-            remedy=f"{max(1, rows_per_group * GROUP_BYTES // (2 * largest))} leaves room to spare",
+    def run(self, mapper: Mapper, draft: Draft, chunks: Sequence[Chunk]) -> Manifest:
+        local = Path(draft.folder.base) if draft.folder.on_disk else None
+        origin = self.source.name
+        mapper.check_shared(writable=local, readable=Path(origin) if os.path.exists(origin) else None)  # noqa: PTH110
+        facts = self._scan(mapper, draft, chunks)
+        placement = place(facts, self.options)
+        kept = np.concatenate([placement.rows[name] for name in SPLITS])
+        self._check_room(local, facts, kept)
+        channels = int(facts.column("channels", kept).max())
+        splits = self._write(mapper, draft, facts, placement, channels)
+        mean, std = moments(facts, placement.rows["train"], channels)
+        return Manifest(
+            source=public(origin),
+            seed=self.options.seed,
+            classes=facts.classes,
+            rows_per_group=self.options.rows_per_group,
+            channels=channels,
+            image_size=image_size(facts, kept),
+            splits=splits,
+            mean=mean,
+            std=std,
+            refused=write_quarantine(draft.folder, facts, placement.dropped),
+            duplicates=len(kept) - int(facts.twins(kept).max()) - 1,
+            converted=converted(facts, kept),
         )
 
+    def _scan(self, mapper: Mapper, draft: Draft, chunks: Sequence[Chunk]) -> Facts:
+        task = Scan(self.source, draft.folder, self.options.max_pixels, self.options.size)
 
-def _write_quarantine(path: Path, scanned: _Scanned) -> int:
-    """Write the refused records, if any, in the order of their paths; returns how many."""
-    refused = scanned.rows(usable=False)
-    if refused:
-        bad = scanned.take(refused)
-        # A file name need not be UTF-8, but a Parquet string must be.
-        paths = [scanned.records[row].key.encode("utf-8", "backslashreplace").decode() for row in refused]
-        table = pa.table({"path": pa.array(paths, pa.string()), "sha256": bad["sha256"], "reason": bad["reason"]})
-        pq.write_table(table, path, compression="none")
-    return len(refused)
+        def scanned(done: int, total: int) -> None:
+            draft.still_ours()
+            self.tell("scan", done, total)
 
+        with closing(mapper.map(task, chunks)) as tables:
+            return gather(
+                self.source,
+                chunks,
+                self._measured(tables, len(chunks)),
+                max_bad_fraction=self.options.max_bad_fraction,
+                scanned=scanned,
+            )
 
-def _moments(train: pa.Table, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation a channel, every image weighing the same, from each image's own moments.
+    def _measured(self, tables: Iterable[pa.Table], chunks: int) -> Iterator[pa.Table]:
+        """The tables, while ``need`` is extrapolated from them: shards, and staging beside them."""
+        seen = 0
+        for number, table in enumerate(tables, start=1):
+            staged = pc.sum(table["bytes"].filter(pc.is_valid(table["offset"]))).as_py() or 0
+            seen += staged + (pc.sum(table["bytes"]).as_py() or 0)
+            self.need = seen * chunks // number
+            yield table
 
-    ``fsum`` rounds once, at the end, so the result does not depend on the order of the images.
-    """
-    means, squares = train["mean"].to_pylist(), train["square"].to_pylist()
-    mean = [math.fsum(image[c] for image in means) / len(means) for c in range(channels)]
-    variance = [math.fsum(image[c] for image in squares) / len(squares) - mean[c] ** 2 for c in range(channels)]
-    std = [max(math.sqrt(max(v, 0.0)), 1 / 255) for v in variance]
-    return tuple(round(m, 8) for m in mean), tuple(round(s, 8) for s in std)
+    def _check_room(self, local: Path | None, facts: Facts, kept: I64) -> None:
+        self.need = int(facts.column("bytes", kept).sum())
+        if local is not None and shutil.disk_usage(local).free < self.need:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _write(
+        self, mapper: Mapper, draft: Draft, facts: Facts, placement: Placement, channels: int
+    ) -> dict[str, SplitInfo]:
+        total, written = sum(map(len, placement.rows.values())), 0
+        infos: dict[str, list[ShardInfo]] = {name: [] for name in SPLITS}
+        task = Write(self.source, draft.folder, self.options.rows_per_group)
+        with closing(mapper.map(task, shards(facts, placement, self.options))) as results:
+            for info in results:
+                infos[info.file.partition("/")[0]].append(info)
+                written += info.rows
+                draft.still_ours()
+                self.tell("write", written, total)
+        return {
+            name: SplitInfo(
+                len(rows),
+                pixels(facts, rows) * channels,
+                tuple(np.bincount(facts.column("label", rows), minlength=len(facts.classes)).tolist()),
+                tuple(infos[name]),
+            )
+            for name, rows in placement.rows.items()
+        }

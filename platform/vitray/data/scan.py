@@ -1,99 +1,151 @@
-"""The first pass over a source: every image is read, hashed, decoded and measured once, row by row.
+"""The first pass over a source: every image is read, hashed, decoded, measured and made fit to be stored, once.
 
-:func:`scan_chunk` is a pure function of its arguments, so threads and Ray Data tasks can map it alike.
+A chunk is a task, and an image a row: one unusable image costs one row and never the chunk.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-import cv2
 import pyarrow as pa
 
-from vitray.data.decode import decode, read_header
-from vitray.data.sources._old import Record, Source
+from vitray.data.convert import normalise
+from vitray.data.folder import STAGING, Folder
+from vitray.data.manifest import SPLITS
+from vitray.data.sources import Chunk, Item, Source
 from vitray.errors import DataError
 
-SCAN_SCHEMA = pa.schema(
+SCANNED = pa.schema(
     [
-        ("sha256", pa.string()),
-        ("bytes", pa.int64()),
+        ("key", pa.large_binary()),  # UTF-8, but for file names that are not
+        ("label", pa.string()),  # "n:cat" a name, "i:3" an integer, null unknown (of a refused image)
+        ("split", pa.int8()),  # a position in SPLITS; null where the source says nothing
+        ("found", pa.binary(32)),  # sha256 of the bytes as found; null where there are none
+        ("stored", pa.binary(32)),  # and of those to be stored, where they differ
+        ("bytes", pa.int64()),  # to be stored
         ("width", pa.int32()),
         ("height", pa.int32()),
-        ("channels", pa.int32()),
-        # Per image and channel, in [0, 1] units: the mean and the mean of squares. A gray image has three equal ones.
-        ("mean", pa.list_(pa.float64(), 3)),
-        ("square", pa.list_(pa.float64(), 3)),
-        ("reason", pa.string()),
+        ("channels", pa.int8()),
+        # The mean and the mean of squares of three channels, in [0, 1] units.
+        ("moments", pa.list_(pa.float64(), 6)),
+        ("converted", pa.string()),  # "cmyk,resized"; null when nothing was
+        ("reason", pa.string()),  # why it cannot be used; null when it can
+        # Where the second pass finds the bytes: what reread() takes, pickled, or else a range of the chunk's staging.
+        ("place", pa.large_binary()),
+        ("chunk", pa.int32()),
+        ("offset", pa.int64()),
     ]
 )
-_CHUNK = 32
 
 
-def scan_chunk(source: Source, records: Sequence[Record], max_pixels: int) -> pa.Table:
-    """What each record's image is, one row a record in their order; ``reason`` is null where it is usable.
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """The task of the first pass. Picklable; threads and Ray tasks run it alike."""
 
-    One unusable image costs one row and never the chunk. Width and height are of the decoded, upright image.
-    """
-    rows = [_scan(source, record, max_pixels) for record in records]
-    return pa.Table.from_pylist(rows, schema=SCAN_SCHEMA)
+    source: Source
+    folder: Folder
+    max_pixels: int
+    size: int | None
+
+    def __call__(self, chunk: Chunk) -> pa.Table:
+        """A row of :data:`SCANNED` for each image of the chunk, in the order of the source.
+
+        What cannot be had again cheaply is kept in the folder's staging, one file a chunk.
+
+        Raises:
+            DataError: the chunk is broken as a whole, or a label is none.
+            OSError: the staging cannot be written.
+        """
+        columns: dict[str, list[Any]] = {name: [] for name in SCANNED.names}
+        with _staging(self.folder, chunk) as stage:
+            for item in self.source.items(chunk):
+                row = self._row(item, stage) | {"chunk": chunk.number}
+                for name, column in columns.items():
+                    column.append(row.get(name))
+        return pa.table({name: pa.array(columns[name], SCANNED.field(name).type) for name in columns}, schema=SCANNED)
+
+    def _row(self, item: Item, stage: _Stage) -> dict[str, Any]:
+        row: dict[str, Any] = {"key": item.key.encode("utf-8", "surrogateescape"), "label": _label(item)}
+        if item.split is not None:
+            row["split"] = SPLITS.index(item.split)
+        if item.problem is not None:
+            digest = hashlib.sha256(item.data).digest() if item.data else None
+            return row | {"found": digest, "reason": item.problem}
+        row["found"] = hashlib.sha256(item.data).digest()
+        try:
+            image = normalise(item.data, max_pixels=self.max_pixels, size=self.size)
+        except DataError as error:
+            return row | {"reason": error.what}
+        if image.changed:
+            row["stored"] = hashlib.sha256(image.data).digest()
+        if self.source.rereads and not image.changed:
+            row["place"] = pickle.dumps(item.place)
+        else:
+            row["offset"] = stage.add(image.data)
+        return row | {
+            "bytes": len(image.data),
+            "width": image.width,
+            "height": image.height,
+            "channels": image.channels,
+            "moments": [*image.mean, *image.square],
+            "converted": ",".join(image.conversions) or None,
+        }
 
 
-def _scan(source: Source, record: Record, max_pixels: int) -> dict[str, object]:
-    row: dict[str, object] = {}
+def _label(item: Item) -> str | None:
+    if not isinstance(item.label, str):
+        return f"i:{int(item.label)}"
+    if not item.label and item.problem is not None:
+        return None
+    if not item.label.isprintable() or not item.label:
+        raise DataError(
+            f"has a label that cannot be printed: {item.label!r}",
+            where=shown(item.key.encode("utf-8", "surrogateescape")),
+            remedy="rename it; it becomes the name of a class",
+        )
+    return f"n:{item.label}"
+
+
+def shown(key: bytes) -> str:
+    """A key as text that can be printed and stored: a file name need not be UTF-8, and may hold a line break."""
+    return key.decode("utf-8", "backslashreplace")
+
+
+def staged(chunk: int) -> str:
+    """The staging file of a chunk, in the folder."""
+    return f"{STAGING}/{chunk:06d}"
+
+
+class _Stage:
+    """Stored bytes one after the other, in a file that is made when there is something for it."""
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._stream: pa.NativeFile | None = None
+        self._end = 0
+
+    def add(self, data: bytes) -> int:
+        """Append, and return where it begins."""
+        if self._stream is None:
+            self._stream = self._folder.create(self._name)
+        self._stream.write(data)
+        self._end += len(data)
+        return self._end - len(data)
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+@contextmanager
+def _staging(folder: Folder, chunk: Chunk) -> Iterator[_Stage]:
+    stage = _Stage(folder, staged(chunk.number))
     try:
-        data = source.read(record)
-        row |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        channels = read_header(data).channels
-        image = decode(data, channels, max_pixels=max_pixels)
-    except DataError as error:
-        return row | {"reason": error.what}
-    except OSError as error:
-        return row | {"reason": f"cannot be read: {error.strerror or error}"}
-    mean, std = (moment.ravel() / 255 for moment in cv2.meanStdDev(image))
-    repeat = 3 // channels
-    return row | {
-        "width": image.shape[1],
-        "height": image.shape[0],
-        "channels": channels,
-        "mean": mean.tolist() * repeat,
-        "square": (std**2 + mean**2).tolist() * repeat,
-    }
-
-
-def scan_all(
-    source: Source,
-    records: Sequence[Record],
-    *,
-    max_pixels: int,
-    max_bad_fraction: float,
-    scanned: Callable[[int], None] = lambda done: None,
-) -> pa.Table:
-    """:func:`scan_chunk` over all records, in threads. ``scanned`` is told how many are done.
-
-    Raises:
-        DataError: more than ``max_bad_fraction`` of the records are unusable; raised as soon as that is certain, with
-            the first of them and their reasons.
-    """
-    chunks = [records[start : start + _CHUNK] for start in range(0, len(records), _CHUNK)]
-    tables: list[pa.Table] = [SCAN_SCHEMA.empty_table()]
-    done, bad = 0, list[str]()
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # OpenCV works outside the interpreter's lock
-        for table in pool.map(lambda chunk: scan_chunk(source, chunk, max_pixels), chunks):
-            tables.append(table)
-            reasons = enumerate(table["reason"].to_pylist(), start=done)
-            bad += [f"{records[row].key}: {reason}" for row, reason in reasons if reason is not None]
-            done += table.num_rows
-            scanned(done)
-            if len(bad) > max_bad_fraction * len(records):
-                shown = [*bad[:5], *([f"and {len(bad) - 5} more"] if len(bad) > 5 else [])]
-                raise DataError(
-                    f"{len(bad)} of the first {done} images cannot be used, and at most {max_bad_fraction:.2%} of "
-                    f"all {len(records)} may be left out:\n  " + "\n  ".join(shown),
-                    where=source.name,
-                    remedy="mend or remove them, or allow more with --max-bad-fraction",
-                )
-    return pa.concat_tables(tables).combine_chunks()
+        yield stage
+    finally:
+        stage.close()

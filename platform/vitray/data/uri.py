@@ -7,7 +7,9 @@ import re
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
 # Secrets are not always encoded as they should be (AWS's hold "/" and "+"), so everything up to the "@" goes.
 _USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^\s@?]*:[^\s?]*|[^\s/@?]*)@")
-_SECRET = re.compile(r"([?&][^\s=&?]*(?:key|secret|token|password|sig|sas|credential)[^\s=&?]*=)[^\s&'\"]+", re.IGNORECASE)
+_SECRET = re.compile(
+    r"([?&][^\s=&?]*(?:key|secret|token|password|sig|sas|credential)[^\s=&?]*=)[^\s&'\"]+", re.IGNORECASE
+)
 
 
 def is_uri(text: str) -> bool:

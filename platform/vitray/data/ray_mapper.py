@@ -1,0 +1,209 @@
+"""Tasks of a preparation as a Ray Data job: each job a read task, results streamed back in order.
+
+Jobs go out in waves, so that a source of any size has a bounded list of tasks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import secrets
+import socket
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import DataContext
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from vitray.errors import DataError, ResourceError, VitrayError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+TASK_CPUS = 0.5  # tasks wait for storage half of the time, and half a CPU is often left where others work
+WAVE = 1024
+_PATIENCE_S = 60.0  # a cluster may have to start a machine
+_PROBE_S = 60.0
+
+
+class RayTasks:
+    """Runs on the Ray that this process is connected to.
+
+    Raises:
+        ResourceError: this process is connected to none, or no CPU becomes free there.
+    """
+
+    outlives = True
+
+    def __init__(self) -> None:
+        if not ray.is_initialized():
+            raise ResourceError(
+                "this process is not connected to a Ray cluster",
+                where="executor",
+                remedy="call ray.init() first, or choose the executor 'local'",
+            )
+        _check_room()
+
+    def map(self, task: Callable[[Job], Result], jobs: Iterable[Job]) -> Generator[Result, None, None]:
+        remaining = iter(jobs)
+        while wave := list(itertools.islice(remaining, WAVE)):
+            yield from _pipeline(task, wave)
+
+    def check_shared(self, *, writable: Path | None, readable: Path | None) -> None:
+        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+        if len(nodes) > 1:
+            if writable is not None:
+                _check_writable(writable, nodes)
+            if readable is not None:
+                _check_readable(readable, nodes)
+
+
+def _check_room() -> None:
+    """Raise if no task gets a CPU: Ray would wait for one for ever, in silence."""
+    probe = ray.remote(num_cpus=TASK_CPUS)(lambda: None).remote()
+    if not ray.wait([probe], timeout=_PATIENCE_S)[0]:
+        ray.cancel(probe, force=True)
+        total = ray.cluster_resources().get("CPU", 0.0)
+        raise ResourceError(
+            f"no CPU is free for preparing: a task takes {TASK_CPUS:g}, and all of the cluster's {total:g} are in use",
+            where="Ray",
+            remedy="end what else runs there, wait for it, or prepare with --executor local",
+        )
+
+
+def _pipeline(task: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+    with _context():
+        dataset = ray.data.read_datasource(_Jobs(task, jobs), override_num_blocks=len(jobs), num_cpus=TASK_CPUS)
+        tables = iter(dataset.iterator().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+    try:
+        for table in tables:
+            for outcome in table["outcome"]:
+                result = pickle.loads(outcome.as_buffer())
+                if isinstance(result, _Failed):
+                    raise result.error
+                yield result
+    finally:
+        close = getattr(tables, "close", None)
+        if close is not None:
+            close()
+
+
+class _Jobs(Datasource):
+    """A read task a job; a block is one row that holds the pickled result."""
+
+    def __init__(self, task: Callable[[Any], Any], jobs: Sequence[Any]) -> None:
+        super().__init__()
+        self._task, self._jobs = task, jobs
+
+    def get_name(self) -> str:
+        return "VitrayPrepare"
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        metadata = BlockMetadata(num_rows=1, size_bytes=None, exec_stats=None, input_files=None)
+        return [ReadTask(_Outcome(self._task, job), metadata) for job in self._jobs]
+
+
+class _Failed:
+    """An error as a value: raised in a task, Ray would try again and print it."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class _Outcome:
+    """What a read task calls."""
+
+    def __init__(self, task: Callable[[Any], Any], job: Any) -> None:
+        self._task, self._job = task, job
+
+    def __call__(self) -> list[pa.Table]:
+        result: Any
+        try:
+            result = self._task(self._job)
+        except (VitrayError, OSError) as error:
+            result = _Failed(error)
+        return [pa.table({"outcome": pa.array([pickle.dumps(result)], pa.large_binary())})]
+
+
+@contextmanager
+def _context() -> Iterator[None]:
+    """Ray Data ordered, quiet and with blocks as they are; the process's own context comes back."""
+    before = DataContext.get_current()
+    context = before.copy()
+    context.target_max_block_size = None  # else Ray merges small blocks
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    DataContext._set_current(context)
+    try:
+        yield
+    finally:
+        DataContext._set_current(before)
+
+
+def _check_writable(folder: Path, nodes: Sequence[dict[str, Any]]) -> None:
+    """Raises DataError unless what each node writes into ``folder`` arrives in this process's."""
+    secret = secrets.token_hex(8)
+    wrote = _on_each(nodes, _write_probe, folder, secret)
+    for host, name in wrote.items():
+        probe = folder / str(name)
+        if name is None or not probe.is_file() or probe.read_text() != secret:
+            raise _elsewhere(folder, host)
+        probe.unlink()
+
+
+def _write_probe(folder: Path, secret: str) -> str:
+    name = f".probe-{ray.get_runtime_context().get_node_id()}"
+    (folder / name).write_text(secret)
+    return name
+
+
+def _check_readable(path: Path, nodes: Sequence[dict[str, Any]]) -> None:
+    """Raises DataError unless each node finds at ``path`` what this process finds there."""
+    here = _look(path)
+    for host, there in _on_each(nodes, _look, path).items():
+        if there != here:
+            raise _elsewhere(path, host)
+
+
+def _look(path: Path) -> tuple[bool, list[str]]:
+    return path.is_file(), sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+
+
+def _elsewhere(path: Path, host: str) -> DataError:
+    return DataError(
+        f"is not the same on {host} of the Ray cluster as here ({socket.gethostname()})",
+        where=str(path),
+        remedy="use a folder that all its machines share, or a URI as in s3://bucket/folder, or --executor local",
+    )
+
+
+def _on_each(nodes: Sequence[dict[str, Any]], function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """What ``function`` returns on each node, by host; None where it failed."""
+    asked = {
+        node["NodeManagerHostname"]: ray.remote(function)
+        .options(
+            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        )
+        .remote(*arguments)
+        for node in nodes
+    }
+    answers: dict[str, Any] = {}
+    for host, answer in asked.items():
+        try:
+            answers[host] = ray.get(answer, timeout=_PROBE_S)
+        except ray.exceptions.RayError:
+            answers[host] = None
+    return answers
