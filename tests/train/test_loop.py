@@ -262,7 +262,7 @@ def test_fresh_weights_depend_on_the_seed_alone(digits: Path) -> None:
 RUNS = [
     # 1,258 rows in batches of 251: the steps are odd, and the last has three rows.
     {"train__global_batch": 251, "train__epochs": 2, "model__dropout": 0.0},
-    {"train__global_batch": 251, "train__epochs": 1, "model__dropout": 0.0, "train__mixup": 0.4},
+    {"train__global_batch": 251, "train__epochs": 1, "model__dropout": 0.0, "train__mixup": 0.4, "train__cutmix": 0.7},
     # The last step has one row: a rank takes part with none, in micro-batches of its own number.
     {"train__global_batch": 419, "train__epochs": 2, "model__dropout": 0.0, "train__accumulate": 2, "train__ema": 0.9},
 ]
