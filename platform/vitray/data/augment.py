@@ -32,8 +32,8 @@ class Augmenter:
 
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
-        jitter = config.color_jitter
-        self._jitters = any((jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue))
+        color = config.color_jitter
+        self._jitters = any((color.brightness, color.contrast, color.saturation, color.hue))
         self._policy = config.policy != "none"
         self._erases = config.erasing.probability > 0
         # Each row of draws is made only as long as its last number in use.
