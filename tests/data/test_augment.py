@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -16,6 +17,7 @@ from torchvision.transforms import RandomResizedCrop
 from vitray.data.augment import DRAWS, Augmenter, crop_box, draws, transform
 from vitray.data.augment_draws import ACROSS, DOWN, FLIP
 from vitray.data.decode import fit
+from vitray.data.images import ShardedImages
 from vitray.experiment import AugmentConfig
 
 CROP = AugmentConfig(crop=True)
@@ -224,3 +226,29 @@ def test_the_smallest_images_pass(size: tuple[int, int], channels: int) -> None:
         for policy in ("randaugment", "trivialaugment"):
             out = made(picture(2, 1, channels), size, EVERYTHING.model_copy(update={"policy": policy}), u)
             assert out.shape == (*size, channels)
+
+
+def test_the_stream_makes_the_same_images_for_any_batch_and_any_number_of_ranks(photos: Path) -> None:
+    data = ShardedImages.open(str(photos))
+
+    def seen(global_batch: int, world_size: int) -> dict[int, bytes]:
+        return {
+            int(sample): image.tobytes()
+            for rank in range(world_size)
+            for batch in data.batches(
+                "train",
+                global_batch=global_batch,
+                seed=4,
+                rank=rank,
+                world_size=world_size,
+                size=32,
+                augment=EVERYTHING,
+            )
+            for sample, image, weight in zip(batch.sample_id, batch.image, batch.weight, strict=True)
+            if weight
+        }
+
+    alone = seen(16, 1)
+    assert len(alone) == data.num_samples("train")
+    assert seen(16, 3) == alone
+    assert seen(7, 2) == alone
