@@ -17,8 +17,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitray.data.folder import MARKER, STAGING, Folder, foreign
-from vitray.data.manifest import MANIFEST, Manifest
+from vitray.data.folder import STAGING, Folder, foreign
+from vitray.data.manifest import MANIFEST, MARKER, Manifest
 from vitray.data.publish import Publication
 from vitray.data.shards import locate
 from vitray.data.uri import is_uri, public

@@ -9,10 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from vitray.data.manifest import MANIFEST, QUARANTINE, SPLITS
+from vitray.data.manifest import MANIFEST, MARKER, QUARANTINE, SPLITS
 
 STAGING = ".staging"
-MARKER = ".preparing.json"  # lies in a folder that cannot be built beside its destination, until it is a dataset
 
 _OURS = re.compile(
     rf"(?:{re.escape(MANIFEST)}|{re.escape(MARKER)})(?:\.draft)?|{re.escape(QUARANTINE)}|{re.escape(STAGING)}/\d+"

@@ -14,6 +14,7 @@ from vitray.errors import DataError
 
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.parquet"
+MARKER = ".preparing.json"  # lies where a dataset cannot be built beside its destination, until it is one
 SPLITS = ("train", "val", "test")
 SCHEMA_VERSION = 2
 

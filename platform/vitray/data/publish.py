@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vitray.data.folder import MARKER, STAGING, Folder, foreign
-from vitray.data.manifest import MANIFEST
+from vitray.data.folder import STAGING, Folder, foreign
+from vitray.data.manifest import MANIFEST, MARKER
 from vitray.errors import DataError
 
 _CHECK_S = 5.0

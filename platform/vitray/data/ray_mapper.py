@@ -6,6 +6,7 @@ Jobs go out in waves, so that a source of any size has a bounded list of tasks.
 from __future__ import annotations
 
 import itertools
+import logging
 import pickle
 import secrets
 import socket
@@ -53,8 +54,9 @@ class RayTasks:
 
     def map(self, task: Callable[[Job], Result], jobs: Iterable[Job]) -> Generator[Result, None, None]:
         remaining = iter(jobs)
-        while wave := list(itertools.islice(remaining, WAVE)):
-            yield from _pipeline(task, wave)
+        with _quiet():
+            while wave := list(itertools.islice(remaining, WAVE)):
+                yield from _pipeline(task, wave)
 
     def check_shared(self, *, writable: Path | None, readable: Path | None) -> None:
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
@@ -151,6 +153,18 @@ def _context() -> Iterator[None]:
         yield
     finally:
         DataContext._set_current(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray Data reports each of its executions; here one progress bar shows all of them."""
+    logger = logging.getLogger("ray.data")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _check_writable(folder: Path, nodes: Sequence[dict[str, Any]]) -> None:

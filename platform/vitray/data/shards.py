@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import re
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,26 +16,28 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from vitray.data.manifest import MANIFEST, SPLITS, Manifest, ShardInfo
+from vitray.data.manifest import MANIFEST, MARKER, SPLITS, Manifest, ShardInfo
 from vitray.data.ranges import Opened, Wanted, open_file, read_all
 from vitray.data.recent import Recent
 from vitray.data.rng import I64
 from vitray.data.row_index import RowIndex, row_index
+from vitray.data.uri import is_uri, public
 from vitray.errors import DataError, nearest
 
-_URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
 IO_THREADS = 16  # opening and hashing wait for the disk or the network, so more threads than cores pay
 _MEND = "copy the dataset again from where it was made, or prepare it again; vitray data verify names all that is wrong"
 
 
 def locate(path: str) -> tuple[pafs.FileSystem, str]:
     """The file system and the path on it of a local path or a pyarrow.fs URI (``s3://``, ``gs://``, ``file://``)."""
-    if not _URI.match(path):
+    if not is_uri(path):
         return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
     try:
         filesystem, inner = pafs.FileSystem.from_uri(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"cannot be opened ({error})", where=path, remedy="check the URI") from None
+        raise DataError(
+            f"cannot be opened ({public(str(error))})", where=public(path), remedy="check the URI"
+        ) from None
     return filesystem, inner.rstrip("/")
 
 
@@ -53,6 +54,7 @@ class ShardStore:
 
     def __init__(self, path: str, manifest: Manifest) -> None:
         self.path, self.manifest = path, manifest
+        self.shown = public(path)
         self.fingerprint = manifest.fingerprint
         self._first_group = {
             name: [0, *itertools.accumulate(shard.row_groups for shard in split.shards)]
@@ -74,13 +76,13 @@ class ShardStore:
         """
         text = str(path)
         filesystem, base = locate(text)
-        where = f"{text.rstrip('/')}/{MANIFEST}"
+        where = f"{public(text).rstrip('/')}/{MANIFEST}"
         try:
             with filesystem.open_input_stream(f"{base}/{MANIFEST}") as stream:
                 content = stream.read()
         except OSError as error:
-            raise _no_manifest(filesystem, base, text, error) from None
-        store = cls(text if _URI.match(text) else base, Manifest.from_json(content, where=where))
+            raise _no_manifest(filesystem, base, public(text), error) from None
+        store = cls(text if is_uri(text) else base, Manifest.from_json(content, where=where))
         store._fs, store._base = filesystem, base
         if check:
             store._check_sizes()
@@ -153,7 +155,7 @@ class ShardStore:
         try:
             pieces = read_all(wanted, remote=not isinstance(self.filesystem()[0], pafs.LocalFileSystem))
         except OSError as error:
-            raise DataError(f"cannot be read ({error})", where=self.path, remedy=_MEND) from None
+            raise DataError(f"cannot be read ({error})", where=self.shown, remedy=_MEND) from None
         for place, data, crc in zip(places, pieces, crcs, strict=True):
             if zlib.crc32(data) == crc:
                 images[place] = data
@@ -168,7 +170,7 @@ class ShardStore:
         """The shard file that holds a row of a split, and the row's number in it, for messages."""
         number = int(np.searchsorted(self._first_row(split), row, side="right")) - 1
         shard = self.manifest.splits[split].shards[number]
-        return f"{self.path}/{shard.file}, row {row - int(self._first_row(split)[number])}"
+        return f"{self.shown}/{shard.file}, row {row - int(self._first_row(split)[number])}"
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         """The file system and the folder's path on it."""
@@ -178,7 +180,7 @@ class ShardStore:
 
     def _known(self, split: str) -> str:
         if split not in self.manifest.splits:
-            raise DataError(f"there is no split {split!r}", where=self.path, remedy=nearest(split, SPLITS))
+            raise DataError(f"there is no split {split!r}", where=self.shown, remedy=nearest(split, SPLITS))
         return split
 
     def _first_row(self, split: str) -> I64:
@@ -212,7 +214,7 @@ class ShardStore:
         )
 
     def _damaged(self, shard: ShardInfo, reason: str) -> DataError:
-        return DataError(f"cannot be read ({reason})", where=f"{self.path}/{shard.file}", remedy=_MEND)
+        return DataError(f"cannot be read ({reason})", where=f"{self.shown}/{shard.file}", remedy=_MEND)
 
     def shards(self) -> list[ShardInfo]:
         return [shard for split in self.manifest.splits.values() for shard in split.shards]
@@ -260,7 +262,7 @@ class ShardStore:
 
     def _refused(self, findings: Sequence[Finding]) -> DataError:
         more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-        return DataError(f"{findings[0].problem}{more}", where=f"{self.path}/{findings[0].file}", remedy=_MEND)
+        return DataError(f"{findings[0].problem}{more}", where=f"{self.shown}/{findings[0].file}", remedy=_MEND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +282,12 @@ def _no_manifest(filesystem: pafs.FileSystem, base: str, path: str, error: OSErr
         return DataError("is a file, not a dataset folder", where=path, remedy=f"give the folder; {prepare}")
     if filesystem.get_file_info(f"{base}/{MANIFEST}").type == pafs.FileType.File:
         return DataError(f"cannot be read ({error})", where=f"{path}/{MANIFEST}", remedy="check its permissions")
+    if filesystem.get_file_info(f"{base}/{MARKER}").type == pafs.FileType.File:
+        return DataError(
+            "is not a dataset yet: its preparation goes on, or was broken off",
+            where=path,
+            remedy="wait for it, or prepare it again: what was broken off is removed then",
+        )
     return DataError(
         f"is not a dataset: it has no {MANIFEST}",
         where=path,

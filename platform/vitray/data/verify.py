@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.fs as pafs
 
-from vitray.data.manifest import MANIFEST, QUARANTINE, ShardInfo
+from vitray.data.manifest import MANIFEST, MARKER, QUARANTINE, ShardInfo
 from vitray.data.shards import IO_THREADS, Finding, ShardStore
 
 
@@ -33,7 +33,7 @@ def verify(store: ShardStore) -> list[Finding]:
 
     with ThreadPoolExecutor(IO_THREADS) as pool:
         changed = [finding for finding in pool.map(rehash, rest) if finding]
-    ours = {shard.file for shard in store.shards()} | {MANIFEST, QUARANTINE}
+    ours = {shard.file for shard in store.shards()} | {MANIFEST, QUARANTINE, MARKER}
     below = filesystem.get_file_info(pafs.FileSelector(base, recursive=True))
     names = [info.path.removeprefix(base).lstrip("/") for info in below if info.type == pafs.FileType.File]
     foreign = [Finding(name, "is foreign: the manifest does not list it") for name in names if name not in ours]
