@@ -102,7 +102,7 @@ def _finish(stored: bytes | None, image: Image, found: tuple[str, ...], lossy: b
     changed = stored is None
     height, width, channels = image.shape
     if stored is None and quality is not None and max(height, width) <= _JPEG_SIDE:
-        stored = encode_jpeg(image, quality)
+        stored = encode_jpeg(image, quality, full_colour=quality == CONVERTED_QUALITY)
         image = decode(stored, channels, max_pixels=height * width)
     elif stored is None:
         stored = encode_png(image)

@@ -151,11 +151,16 @@ def encode_png(image: Image) -> bytes:
     return bytes(data)
 
 
-def encode_jpeg(image: Image, quality: int) -> bytes:
-    """JPEG bytes of (H, W), (H, W, 1) or (H, W, 3) RGB uint8, no side above 65,535 pixels."""
+def encode_jpeg(image: Image, quality: int, *, full_colour: bool = False) -> bytes:
+    """JPEG bytes of (H, W), (H, W, 1) or (H, W, 3) RGB uint8, no side above 65,535 pixels.
+
+    ``full_colour`` keeps colours at full resolution (4:4:4), where half of it (4:2:0) is usual.
+    """
     if image.ndim == 3 and image.shape[2] == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444 if full_colour else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+    done, data = cv2.imencode(".jpg", image, options)
     assert done, image.shape
     return bytes(data)
 

@@ -24,10 +24,18 @@ def printable(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
+def join(root: str, path: str) -> str:
+    """A path below a root, which may be a URI with options."""
+    plain, mark, options = root.partition("?") if "://" in root else (root, "", "")
+    return f"{plain.rstrip('/')}/{path}{mark}{options}" if path else root
+
+
 def problem(error: OSError | DataError) -> str:
     """Why a file cannot be read, in a few words."""
     if isinstance(error, DataError):
         return error.what
+    if isinstance(error, FileNotFoundError):  # Arrow's texts repeat the path
+        return "cannot be read: No such file or directory"
     return f"cannot be read: {error.strerror or public(str(error))[:200]}"
 
 
@@ -59,7 +67,7 @@ class Files:
 
     def show(self, path: str) -> str:
         """``path`` as it is printed in messages."""
-        return printable(f"{self.name}/{path}" if path else self.name)
+        return printable(join(self.name, path))
 
     def kind(self, path: str = "") -> Literal["file", "folder"] | None:
         """What is there. Raises DataError when the place itself cannot be asked."""
@@ -131,7 +139,8 @@ def _files(root: str) -> Files:
 def resolve(folder: Files, path: str) -> tuple[Files, str]:
     """Where ``path`` is, as some table beside the images gives it: relative to ``folder``, absolute, or a URI.
 
-    What follows the bucket of a URI is taken as it stands: keys are seldom encoded where they are listed.
+    What follows the bucket of a URI is taken as it stands: keys are seldom encoded where they are listed. Credentials
+    and options are those of ``folder``, when it is at the same kind of place.
     """
     if path.startswith("/"):
         return _files("/"), path
@@ -139,7 +148,14 @@ def resolve(folder: Files, path: str) -> tuple[Files, str]:
     if not found:
         return folder, path
     bucket, _, key = rest.partition("/")
-    return (_files("/"), f"/{key}") if scheme == "file" else (_files(f"{scheme}://{bucket}"), key)
+    if scheme == "file":
+        return _files("/"), f"/{key}"
+    own, _, own_rest = folder.root.partition("://")
+    if own == scheme and "@" not in bucket:
+        user = "".join(own_rest.partition("?")[0].rpartition("@")[:2])
+        options = "".join(own_rest.partition("?")[1:])
+        return _files(f"{scheme}://{user}{bucket}{options}"), key
+    return _files(f"{scheme}://{bucket}"), key
 
 
 def read_all(folder: Files, paths: Sequence[str]) -> Iterator[tuple[bytes, str | None]]:

@@ -13,6 +13,7 @@ from vitray.data.sources.columns import LABEL_NAMES, PATH_NAMES, SPLIT_NAME, che
 from vitray.data.sources.files import Files, printable, problem, read_all, resolve
 from vitray.data.sources.source import Chunk, Item, Splits
 from vitray.data.sources.splits import KNOWN, split_named
+from vitray.data.uri import public
 from vitray.errors import DataError
 
 _ROWS = 32  # a chunk
@@ -47,7 +48,7 @@ class Listing:
         seen: set[str] = set()
         rows = []
         for number, (path, label, split) in enumerate(zip(paths, labels, splits, strict=True), start=1):
-            key = printable(path) if path else f"row {number}"
+            key = public(printable(path)) if path else f"row {number}"
             if key in seen:
                 key = f"{key} (row {number})"
             seen.add(key)

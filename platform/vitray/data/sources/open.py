@@ -56,12 +56,12 @@ def open_source(
     if "\0" in spec or not spec.strip():
         raise DataError("is no path", where=repr(spec), remedy=_REMEDY)
     parent, name = _parent(spec)
-    if is_pattern(name) and Files(spec).kind() is None:
+    if is_pattern(name) and ("://" in spec or Files(spec).kind() is None):
         _refuse(columns, spec)
         folder = Files(parent)
         if folder.kind() != "folder":
             _unknown("is in no folder that is there", spec)
-        return _tars(folder, matches(folder, name), splits, f"{folder.name}/{name}")
+        return _tars(folder, matches(folder, name), splits, folder.show(name))
     files = Files(spec)
     kind = files.kind()
     if kind is None:
