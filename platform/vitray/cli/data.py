@@ -108,14 +108,16 @@ def verify(dest: str, output: str) -> None:
     rows = [[finding.file, finding.problem] for finding in findings]
     shards = sum(len(split.shards) for split in store.manifest.splits.values())
     emit(
-        {"path": store.path, "shards": shards, "findings": [{"file": f, "problem": p} for f, p in rows]},
+        {"path": store.shown, "shards": shards, "findings": [{"file": f, "problem": p} for f, p in rows]},
         output,
-        table=lambda: grid(rows, ["file", "problem"]) if rows else f"{dest}: all {shards} shards are as written",
+        table=lambda: (
+            grid(rows, ["file", "problem"]) if rows else f"{public(dest)}: all {shards} shards are as written"
+        ),
     )
     if findings:
         raise VitrayError(
             f"{len(findings)} files are not as the manifest says",
-            where=dest,
+            where=store.shown,
             remedy="copy the dataset again from where it was made, or prepare it again",
         )
 
@@ -132,7 +134,7 @@ def inspect(dest: str, sheet: str | None, output: str) -> None:
 
     store = ShardStore.open(dest)
     classes = store.manifest.classes
-    path = Path(sheet or f"{Path(store.path).name}-samples.png")
+    path = Path(sheet or f"{Path(store.shown.partition('?')[0]).name}-samples.png")
     figure = contact_sheet(samples(store, range(min(len(classes), _SHEET_CLASSES)), per_class=10), classes)
     try:
         figure.savefig(path, format="png")
@@ -164,7 +166,7 @@ def _table(store: ShardStore) -> str:
         f"{manifest.image_size[1]} x {manifest.image_size[0]} pixels" if manifest.image_size else "of different sizes"
     )
     facts = [
-        ("dataset", public(store.path)),
+        ("dataset", store.shown),
         ("source", manifest.source),
         ("fingerprint", manifest.fingerprint),
         ("images", f"{size}, {'grayscale' if manifest.channels == 1 else 'RGB'}"),

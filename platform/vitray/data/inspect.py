@@ -7,7 +7,6 @@ from typing import Any
 
 from vitray.data.decode import Image, decode
 from vitray.data.shards import ShardStore
-from vitray.data.uri import public
 
 _GROUPS = 500  # a class too rare to show up in this many row groups is shown with what was found
 
@@ -16,7 +15,7 @@ def summary(store: ShardStore) -> dict[str, Any]:
     """The manifest's figures as plain values, ready for JSON; sizes in bytes, image size (height, width) or None."""
     manifest = store.manifest
     return {
-        "path": public(store.path),
+        "path": store.shown,
         "source": manifest.source,
         "fingerprint": manifest.fingerprint,
         "classes": list(manifest.classes),
