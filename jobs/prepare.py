@@ -1,6 +1,7 @@
 """Prepare a dataset on the cluster this job runs on: ``python jobs/prepare.py SOURCE DEST [options]``.
 
-DEST must be a folder that all machines of the cluster see. How to submit: jobs/train.py.
+It runs as a Ray Data job over all of the cluster's machines. SOURCE and DEST are URIs (s3://bucket/folder), or folders
+that all the machines see. How to submit: jobs/train.py.
 """
 
 from vitray.cli import run_as_job

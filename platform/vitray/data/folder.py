@@ -35,12 +35,20 @@ class Folder:
         """Whether it is a folder of this machine (or one that it sees as such)."""
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
+    def make(self) -> None:
+        """Make the folder itself, where that means anything: an object store would keep an empty object for it."""
+        if self.on_disk:
+            self.filesystem.create_dir(self.base, recursive=True)
+
     def create(self, name: str) -> pa.NativeFile:
-        """A stream that writes ``name`` anew; what it was before is gone. Raises OSError."""
-        path = f"{self.base}/{name}"
-        if self.on_disk:  # object stores have no folders, and would keep an empty object for each
-            self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-        return self.filesystem.open_output_stream(path)
+        """A stream that writes ``name`` anew; what it was before is gone. Raises OSError.
+
+        It fails where the folder itself is gone, so that a task which was given up does not bring it back.
+        """
+        inner = name.rpartition("/")[0]
+        if inner and self.on_disk:
+            self.filesystem.create_dir(f"{self.base}/{inner}", recursive=False)
+        return self.filesystem.open_output_stream(f"{self.base}/{name}")
 
     def put(self, name: str, data: bytes) -> None:
         """Write a small file so that a reader sees all of it or none. Raises OSError."""

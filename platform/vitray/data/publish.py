@@ -44,6 +44,7 @@ class Publication:
                 f"process {pid} is preparing into this folder", where=shown, remedy="wait for it, or choose another"
             )
         ours = {"id": self._id, "host": here, "pid": os.getpid(), "born": _birth(os.getpid())}
+        folder.make()
         folder.put(MARKER, json.dumps(ours).encode())
         self._checked = time.monotonic()
         _empty(folder)
