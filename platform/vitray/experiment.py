@@ -143,7 +143,11 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """Which images, at what size. ``path``: a dataset folder, a pyarrow.fs URI, or ``builtin:digits``."""
+    """Which images, at what size, and how they are fetched.
+
+    ``path``: a dataset folder, a pyarrow.fs URI, or ``builtin:digits``. ``workers``: data tasks at once, for each rank.
+    ``prefetch``: blocks that are ready and wait. ``max_bad_fraction``: share of damaged rows that a run passes over.
+    """
 
     path: str
     image_size: ImageSize | None = None
@@ -153,6 +157,9 @@ class DataConfig(Section):
     decode: Literal["cpu"] = "cpu"
     shuffle_window: Positive = 64
     verify: Literal["cheap", "full"] = "cheap"
+    workers: Positive | Literal["auto"] = "auto"
+    prefetch: Positive | Literal["auto"] = "auto"
+    max_bad_fraction: Probability = 0.001
 
 
 class TrainConfig(Section):
@@ -307,7 +314,7 @@ class Experiment(Section):
         """Hex digest over what decides the result: model, data, training, optimizer, number of workers."""
         parts = self.model_dump(mode="json", include={"model", "data", "train", "optim"})
         parts["workers"] = self.cluster.workers
-        for key in ("cache", "cache_bytes", "verify"):  # how the bytes are fetched never changes what is learned
+        for key in ("cache", "cache_bytes", "verify", "workers", "prefetch"):  # how the bytes are fetched never changes what is learned
             del parts["data"][key]
         for key in ("checkpoint_steps", "keep_checkpoints"):  # nor does what is kept of it
             del parts["train"][key]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,14 @@ import ray
 
 from vitray.cluster.local import Cluster
 from vitray.data import ShardedImages, pipeline
-from vitray.data import stream as stream_module
+from vitray.data.cache import Wish
+from vitray.data.node_cache import NodeCache, shared_split
+from vitray.data.pace import Pace
+from vitray.data.recent import Recent
 from vitray.data.stream import StreamOptions
 from vitray.data.unit import Batch
-from vitray.errors import DataError
+from vitray.data.view import SplitView
+from vitray.errors import ConfigError, DataError, ResourceError
 from vitray.experiment import AugmentConfig
 
 pytestmark = pytest.mark.ray
@@ -25,12 +32,15 @@ _AUGMENT = AugmentConfig(crop=True, flip=True, shift=1)
 def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three units a segment and two steps a unit, so that a short run crosses several edges of both."""
     monkeypatch.setattr(pipeline, "SEGMENT_UNITS", 3)
-    monkeypatch.setattr(stream_module, "unit_steps", lambda plan: 2)
+    monkeypatch.setattr(pipeline, "FIRST_SEGMENT_UNITS", 2)
+    monkeypatch.setattr(Pace, "steps", 2)
 
 
 def batches(data: ShardedImages, executor: Any, **options: Any) -> list[Batch]:
-    fetch = StreamOptions(executor=executor, cache=options.pop("cache", "none"), task_cpus=0.5)
-    return list(data.batches("train", global_batch=8, size=(24, 20), augment=_AUGMENT, options=fetch, **options))
+    own = {name: options.pop(name) for name in ("cache", "max_bad_fraction") if name in options}
+    fetch = StreamOptions(executor=executor, task_cpus=0.5, **{"cache": "none"} | own)
+    options = {"size": (24, 20)} | options
+    return list(data.batches("train", global_batch=8, augment=_AUGMENT, options=fetch, **options))
 
 
 def assert_same(one: list[Batch], other: list[Batch]) -> None:
@@ -63,31 +73,132 @@ def test_blocks_arrive_as_views_of_shared_memory(cluster: Cluster, photos: Path)
 
 
 def test_an_iteration_that_is_dropped_leaves_no_pipeline(cluster: Cluster, photos: Path) -> None:
-    import threading
-
     data = ShardedImages.open(str(photos))
     fetch = StreamOptions(executor="ray", cache="none", task_cpus=0.5)
     stream = data.batches("train", global_batch=8, size=(24, 20), stop_step=60, options=fetch)
     next(iter(stream))
     stream.close()  # type: ignore[attr-defined]
-    assert not [t for t in threading.enumerate() if t.name == "vitray-prefetch"]
+    assert not [t for t in threading.enumerate() if t.name.startswith("vitray-prefetch")]
 
 
-def test_a_row_that_does_not_decode_is_named(cluster: Cluster, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitray.data.view import SplitView
-
-    data = ShardedImages.open(str(photos))
-    honest = SplitView.read
-
-    def damaged(self: SplitView, ids: Any) -> Any:
-        images, labels = honest(self, ids)
-        return [b"\x89PNG\r\n\x1a\n broken" if i == 7 else image for i, image in zip(ids, images, strict=True)], labels
-
-    # Ray's tasks get the damaged reader with the plan, by value.
-    plan_view = type("Damaged", (SplitView,), {"read": damaged})
-    monkeypatch.setattr("vitray.data.images.SplitView", plan_view)
-    with pytest.raises(DataError, match="sample 7"):
+def test_a_damaged_row_has_weight_0_through_ray_too_and_above_the_limit_is_named(
+    cluster: Cluster, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(photos, tmp_path / "ds")
+    data = ShardedImages.open(str(tmp_path / "ds"))
+    view = SplitView(data.store, "train")
+    image = view.read(np.array([7]))[0][0]
+    assert image
+    file = Path(view.place(7).split(", row")[0])
+    file.write_bytes(file.read_bytes().replace(image, bytes(len(image))))
+    for cache in ("none", "decoded"):
+        monkeypatch.setattr("vitray.data.stream.held", Recent(limit=2**20))
+        through_ray = batches(data, "ray", stop_step=6, cache=cache, max_bad_fraction=0.1)
+        assert np.concatenate([b.damaged for b in through_ray]).tolist() == [7]
+    with pytest.raises(DataError, match="row 7"):
         batches(data, "ray", stop_step=6)
+
+
+def test_a_shard_that_is_gone_is_named(cluster: Cluster, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "ds")
+    data = ShardedImages.open(str(tmp_path / "ds"))
+    (tmp_path / "ds/train/00000.parquet").unlink()
+    for cache in ("none", "decoded"):
+        with pytest.raises(DataError, match=r"train/00000\.parquet: cannot be read"):
+            batches(data, "ray", stop_step=6, cache=cache, size=(9, 9))
+
+
+def test_a_decoded_split_lies_in_the_object_store_once(
+    cluster: Cluster, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes that ask get the same memory; it cannot be written to."""
+    wish = Wish(SplitView(ShardedImages.open(str(photos)).store, "train"), None)
+
+    @ray.remote(num_cpus=0.1)
+    class Rank:
+        def hold(self) -> None:
+            self.split = shared_split(wish, 0.1)
+
+        def chunks(self) -> list[Any]:
+            cache = ray.get_actor(f"vitray-cache-{ray.get_runtime_context().get_node_id()}")
+            return [reference.hex() for reference in ray.get(cache.split.remote(wish, "", 0.1))]
+
+    one, other = Rank.remote(), Rank.remote()
+    ray.get([one.hold.remote(), other.hold.remote()])
+    assert ray.get(one.chunks.remote()) == ray.get(other.chunks.remote())
+    mine = shared_split(wish, 0.1)
+    assert mine is not None
+    image = mine.image(3)
+    assert image is not None
+    assert not image.flags.writeable
+    ray.kill(one)
+    ray.kill(other)  # with whoever asked first its cache may end; the next to ask decodes again
+    again = shared_split(wish, 0.1)
+    assert again is not None
+    assert np.array_equal(again.image(3), image)
+
+
+def test_a_split_larger_than_half_the_object_store_is_decoded_every_epoch(
+    cluster: Cluster, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor = ray.remote(num_cpus=0)(NodeCache).remote(1000)
+    monkeypatch.setattr("vitray.data.node_cache._actor", lambda node: actor)
+    monkeypatch.setattr("vitray.data.stream.held", Recent(limit=2**20))
+    data = ShardedImages.open(str(photos))
+    assert_same(batches(data, "ray", cache="auto", stop_step=6), batches(data, "local", stop_step=6))
+    with pytest.raises(ConfigError, match="more than half of this node's object store"):
+        batches(data, "ray", cache="decoded", stop_step=6)
+
+
+def test_no_more_blocks_are_made_than_the_rank_may_wait_for(
+    cluster: Cluster, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each task leaves a file; a consumer that stands still sees no more of them than it took, plus the limit."""
+    honest = pipeline._make
+
+    def leaves_a_file(plan: Any, first: int, count: int) -> Any:
+        (tmp_path / str(first)).touch()
+        return honest(plan, first, count)
+
+    monkeypatch.setattr(pipeline, "_make", leaves_a_file)
+    fetch = StreamOptions(executor="ray", cache="none", task_cpus=0.5, workers=2, prefetch=1)
+    stream = ShardedImages.open(str(photos)).batches(
+        "train", global_batch=8, size=(24, 20), stop_step=600, options=fetch
+    )
+    for _ in range(30):
+        last = next(stream)
+    made = 0
+    while made != (made := len(list(tmp_path.glob("[0-9]*")))):
+        time.sleep(2)
+    stream.close()  # type: ignore[attr-defined]
+    taken = last.step // 2 + 2  # the first two units have one step
+    # Two tasks at once, one block waiting; and Ray Data lets a new segment's pipeline begin with one, whatever it is told.
+    assert taken <= made <= taken + 3 + 1
+
+
+def test_no_cpu_for_data_is_an_error_rather_than_a_long_silence(
+    cluster: Cluster, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_PATIENCE_S", 2.0)
+    monkeypatch.setattr("vitray.data.prefetch._CLOSE_S", 0.1)
+
+    @ray.remote(num_cpus=cluster.cpus)
+    class Greedy:
+        def here(self) -> bool:
+            return True
+
+    greedy = Greedy.remote()
+    assert ray.get(greedy.here.remote())
+    try:
+        with pytest.raises(ResourceError, match="no CPU is free for the tasks that read data: each takes"):
+            batches(ShardedImages.open(str(photos)), "ray", stop_step=6)
+    finally:
+        ray.kill(greedy)
+    # With a CPU to be had again, the pipeline that was given up finds out that nobody wants it.
+    deadline = time.monotonic() + 60
+    while any(t.name.startswith("vitray-prefetch") for t in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_data_tasks_never_import_torch(cluster: Cluster, photos: Path) -> None:

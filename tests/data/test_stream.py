@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -14,12 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitray.data import ShardedImages
-from vitray.data import stream as stream_module
+from vitray.data import ShardedImages, pace
 from vitray.data.decode import decode, fit
 from vitray.data.order import Order
-from vitray.data.prefetch import Prefetch
-from vitray.data.stream import StreamOptions, unit_steps
+from vitray.data.pace import Pace
+from vitray.data.prefetch import Prefetch, ahead
+from vitray.data.recent import Recent
+from vitray.data.stream import StreamOptions
 from vitray.data.unit import Batch, Plan
 from vitray.data.view import SplitView
 from vitray.errors import ConfigError, DataError
@@ -37,7 +39,7 @@ def data(request: pytest.FixtureRequest) -> ShardedImages:
 def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large images have one step in a unit; here the images are small, so that is arranged."""
     if request.param == "one step a unit":
-        monkeypatch.setattr(stream_module, "_UNIT_SECONDS", 1e-9)
+        monkeypatch.setattr(pace, "_UNIT_BYTES", 1)
 
 
 def batches(data: ShardedImages, split: str = "train", **options: Any) -> list[Batch]:
@@ -137,7 +139,7 @@ def test_a_stream_that_starts_later_is_the_tail_of_the_whole(
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         whole = batches(data, **options)
-        patch.setattr(stream_module, "unit_steps", lambda plan: unit)
+        patch.setattr(Pace, "steps", unit)
         tail = batches(data, start_step=start, **options)
     assert len(tail) == stop - start
     assert all(map(same, tail, whole[start:]))
@@ -169,36 +171,46 @@ def test_what_a_sample_looks_like_in_an_epoch_depends_on_seed_epoch_and_id_alone
         assert np.mean([base[i] != other[i] for i in base]) > 0.8
 
 
+@pytest.fixture
+def damaged(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShardedImages:
+    """A copy of the photos whose training rows 7 and 21 are not the bytes that were written."""
+    monkeypatch.setattr("vitray.data.stream.held", Recent(limit=2**20))  # or the sound copy would be used
+    shutil.copytree(photos, tmp_path / "ds")
+    data = ShardedImages.open(str(tmp_path / "ds"))
+    view = SplitView(data.store, "train")
+    for row, image in zip((7, 21), view.read(np.array([7, 21]))[0], strict=True):
+        assert image
+        file = Path(view.place(row).split(", row")[0])
+        file.write_bytes(file.read_bytes().replace(image, b"<html>" + bytes(len(image) - 6)))
+    return data
+
+
 @pytest.mark.parametrize("cache", ["none", "decoded"])
-def test_a_row_that_does_not_decode_is_named(digits: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
-    data = ShardedImages.open(str(digits))
-    read = SplitView.read
+def test_damaged_rows_have_weight_0_and_the_rest_goes_on(damaged: ShardedImages, photos: Path, cache: Any) -> None:
+    options = StreamOptions(cache=cache, max_bad_fraction=2 / 42)
+    whole = batches(ShardedImages.open(str(photos)), cache="none", global_batch=9, augment=AUGMENTS[1], stop_step=12)
+    rest = batches(damaged, options=options, global_batch=9, augment=AUGMENTS[1], stop_step=12)
+    assert len(rest) == len(whole) == 12
+    for one, other in zip(rest, whole, strict=True):
+        bad = np.isin(one.sample_id, [7, 21])
+        assert one.damaged.tolist() == one.sample_id[bad].tolist()
+        assert one.weight.tolist() == (~bad).astype(float).tolist()
+        assert np.array_equal(one.sample_id, other.sample_id)
+        assert np.array_equal(one.label, other.label)
+        assert np.array_equal(one.image[~bad], other.image[~bad])
+        assert not one.image[bad].any()
 
-    def damaged(view: SplitView, ids: Any) -> Any:
-        images, labels = read(view, ids)
-        return [b"\x89PNG\r\n\x1a\nno" if i == 77 else x for i, x in zip(ids.tolist(), images, strict=True)], labels
 
-    monkeypatch.setattr(SplitView, "read", damaged)
-    monkeypatch.setattr("vitray.data.cache.held", lambda plan: None)
+@pytest.mark.parametrize("cache", ["none", "decoded"])
+def test_too_many_damaged_rows_stop_the_stream_with_their_names(damaged: ShardedImages, cache: Any) -> None:
+    options = StreamOptions(cache=cache, max_bad_fraction=1 / 42)
     with pytest.raises(DataError) as caught:
-        batches(data, cache=cache)
-    assert "split train, sample 77" in str(caught.value)
-    assert str(digits) in str(caught.value)
-    assert "vitray data verify" in str(caught.value)
-
-
-def test_damaged_bytes_on_disk_name_the_shard_and_row_group(photos: Path, tmp_path: Path) -> None:
-    shard = tmp_path / "ds" / "train" / "00000.parquet"
-    for file in photos.rglob("*"):
-        target = tmp_path / "ds" / file.relative_to(photos)
-        if file.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(file.read_bytes())
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(bytes(content))
-    with pytest.raises(DataError, match=r"train/00000\.parquet, row group \d"):
-        batches(ShardedImages.open(str(tmp_path / "ds")))
+        batches(damaged, options=options, global_batch=9, stop_step=12)
+    said = str(caught.value)
+    assert "2 damaged images, and at most 1 may be passed over" in said
+    assert "train/00000.parquet, row 7 (sample 7 of train): its bytes are not those that were written" in said
+    assert "sample 21 of train" in said
+    assert "vitray data verify" in said
 
 
 def test_evaluation_splits_come_in_stored_order_and_unaltered(data: ShardedImages) -> None:
@@ -214,7 +226,6 @@ def test_evaluation_splits_come_in_stored_order_and_unaltered(data: ShardedImage
     [
         ({"rank": 2, "world_size": 2}, "rank 2 is not in a world of 2"),
         ({"rank": -1}, "rank -1"),
-        ({"cache": "decoded", "size": 8}, "cannot hold images of different sizes"),
         ({"size": None}, "say which size"),
     ],
 )
@@ -240,19 +251,42 @@ def test_an_unknown_split_is_refused_with_those_there_are(digits: Path) -> None:
             data.num_samples(split)
 
 
-@given(batch=st.integers(1, 10**6), world_size=st.integers(1, 64), side=st.sampled_from([8, 224, 4096]))
-def test_a_unit_is_at_least_a_step_and_otherwise_bounded(digits: Path, batch: int, world_size: int, side: int) -> None:
+@given(
+    batch=st.integers(1, 10**6),
+    world_size=st.integers(1, 64),
+    side=st.sampled_from([8, 224, 4096]),
+    seconds=st.floats(0, 100),
+)
+def test_a_unit_is_at_least_a_step_and_otherwise_bounded(
+    digits: Path, batch: int, world_size: int, side: int, seconds: float
+) -> None:
     store = ShardedImages.open(str(digits)).store
     order = Order(store.fingerprint, "train", 10**7, 64, batch)
     plan = Plan(SplitView(store, "train"), order, 0, world_size, (side, side), None)
-    steps = unit_steps(plan)
-    assert 1 <= steps <= 64
+    measured = Pace(plan)
     rows = max(1, batch // world_size)
-    assert steps == 1 or steps * rows * plan.image_bytes <= 64 * 2**20
+    for _ in range(2):
+        assert 1 <= measured.steps <= 256
+        assert measured.steps == 1 or measured.steps * rows * plan.image_bytes <= 96 * 2**20
+        measured.saw(rows, seconds)
+
+
+def test_units_follow_the_clock_and_cover_every_step(digits: Path) -> None:
+    store = ShardedImages.open(str(digits)).store
+    plan = Plan(SplitView(store, "train"), Order(store.fingerprint, "train", 10**7, 64, 128), 0, 1, (8, 8), None)
+    measured = Pace(plan)
+    lengths = []
+    for first, count in measured.run(5, 1000):
+        assert first == 5 + sum(lengths)
+        lengths.append(count)
+        measured.saw(128 * count, 0.01 * count)  # ten milliseconds a step
+    assert sum(lengths) == 995
+    assert lengths[0] == 1  # so that the first batch comes soon
+    assert set(lengths[1:-1]) <= {29, 30}
 
 
 def producers() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name == "vitray-prefetch"]
+    return [t for t in threading.enumerate() if t.name.startswith("vitray-prefetch")]
 
 
 def test_prefetch_keeps_the_order_and_ends_its_thread() -> None:
@@ -315,6 +349,39 @@ def test_prefetch_stays_within_its_depth() -> None:
 def test_a_stream_left_half_way_leaves_no_thread(photos: Path) -> None:
     stream = ShardedImages.open(str(photos)).batches("train", global_batch=4, size=8, stop_step=1000)
     next(stream)
-    assert len(producers()) == 1
+    assert producers()
     stream.close()  # type: ignore[attr-defined]
+    assert producers() == []
+
+
+def test_threads_give_results_in_order_and_no_further_ahead_than_told() -> None:
+    asked: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(40):
+            asked.append(i)
+            yield i
+
+    def slow_at_first(i: int) -> int:
+        time.sleep(0.02 if i % 4 == 0 else 0)
+        return i * i
+
+    results = ahead(slow_at_first, items(), workers=3, prefetch=2)
+    for i, result in enumerate(results):
+        assert result == i * i
+        assert len(asked) <= i + 1 + 3 + 2
+    assert len(asked) == 40
+    assert producers() == []
+
+
+def test_an_error_in_a_thread_comes_in_its_place() -> None:
+    def work(i: int) -> int:
+        if i == 3:
+            raise DataError("broken", where="unit 3")
+        return i
+
+    results = ahead(work, iter(range(10)), workers=2, prefetch=2)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(DataError, match="unit 3"):
+        next(results)
     assert producers() == []

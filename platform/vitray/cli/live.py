@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vitray.tune.plan import SweepPlan
 
 _LINE_EVERY_S = 5.0
+_WAIT_SHOWN = 0.005  # share of the time
 _MOST_ROWS = 24
 _COLOURS = {"running": "cyan", "done": "green", "stopped": "yellow", "failed": "red", "pending": "dim"}
 
@@ -67,6 +68,12 @@ class TrainBar(TrainWatcher):
         if "val/accuracy" in metrics:
             self._accuracy = f" val {metrics['val/accuracy']:.4f}"
         self._show(report.step, metrics)
+        if damaged := int(metrics.get("damaged_rows", 0)):
+            self._console.print(
+                f"epoch {report.epoch}: {damaged} damaged image{'s' if damaged > 1 else ''} did not count; "
+                "vitray data verify names the shard",
+                highlight=False,
+            )
         if not self._console.is_terminal:
             self._console.print(
                 f"epoch {report.epoch}/{self._epochs}: loss {metrics['train/loss']:.4f}{self._accuracy} "
@@ -76,6 +83,8 @@ class TrainBar(TrainWatcher):
 
     def _show(self, step: int, values: Mapping[str, float]) -> None:
         facts = f"loss {values['train/loss']:.4f}{self._accuracy} {values['images_per_s']:,.0f} images/s"
+        if values["data_wait"] >= _WAIT_SHOWN:
+            facts += f", {values['data_wait']:.0%} waiting for data"
         if self._task is not None:
             self._bar.update(self._task, completed=step, facts=facts)
 

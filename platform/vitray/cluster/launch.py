@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 from vitray.cluster.address import check_answers, named_address
 from vitray.cluster.local import Cluster, Machine, connect
 from vitray.data.builtin import dataset_folder
+from vitray.data.cache import Wish
 from vitray.data.images import ShardedImages
 from vitray.data.verify import verify
+from vitray.data.view import SplitView
 from vitray.errors import ConfigError, DataError, InterruptedRunError
 from vitray.experiment import Experiment
 from vitray.home import Home
@@ -132,15 +134,17 @@ def train(
     if (target := named_address(address)) is not None:
         check_answers(target)
     else:
-        plan_groups(experiment.cluster, **vars(Machine.here()))  # an impossible demand is refused at once
+        plan_groups(
+            experiment.cluster, **vars(Machine.here()), data_workers=experiment.data.workers
+        )  # an impossible demand is refused at once
     with tracking(home) as tracker, connect(address) as cluster:
-        plan = plan_groups(experiment.cluster, **cluster.room)
+        plan = plan_groups(experiment.cluster, **cluster.room, data_workers=experiment.data.workers)
         from vitray.train.worker_group import WorkerGroup
 
         run = Run(_key(home, name), name, "train", home.runs / name, experiment, prepared.data.fingerprint)
         run.write_config()  # not before: a run that was refused leaves nothing, and its name stays free
         order = prepared.data.order(experiment.train.split, global_batch=experiment.train.global_batch)
-        watcher.begin(run, plan.describe(), order.steps_per_epoch)
+        watcher.begin(run, f"{plan.describe()}; {_caching(prepared)}", order.steps_per_epoch)
         group = WorkerGroup(plan, max_restarts=experiment.cluster.max_restarts)
 
         def take(report: Report) -> bool:
@@ -226,7 +230,7 @@ def _sweep(
         records = run_trials(sweep, tracker, shown)
         best = ranked(records, sweep_plan.search.metric, sweep_plan.search.mode)[0]
         shown.stage(f"retraining {best.name} on train+val" if sweep_plan.search.retrain else f"promoting {best.name}")
-        group = plan_groups(prepared.experiment.cluster, **cluster.room)
+        group = plan_groups(prepared.experiment.cluster, **cluster.room, data_workers=prepared.experiment.data.workers)
         winner = promote(
             sweep,
             best,
@@ -253,6 +257,18 @@ def _sweep(
     tracker.set_tags(sweep.key, {"vitray.best": best.name, "vitray.model": f"{winner.model}/{winner.version}"})
     tracker.end_run(sweep.key, "FINISHED")
     return records, winner
+
+
+def _caching(prepared: Prepared) -> str:
+    """What becomes of decoded images, for the log."""
+    experiment, data = prepared.experiment, prepared.experiment.data
+    view = SplitView(prepared.data.store, experiment.train.split)
+    wish = Wish.of(view, experiment.model.size, data.augment)
+    size = f"{wish.bytes / 2**20:,.1f} MiB"
+    if wish.allowed(data.cache, data.cache_bytes):
+        return f"the images of {view.split} ({size}) are decoded once"
+    why = "data.cache is none" if data.cache == "none" else f"{size} are more than data.cache_bytes"
+    return f"every epoch decodes its images ({why})"
 
 
 def _check_splits(prepared: Prepared) -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from vitray.augment_config import AugmentConfig
 from vitray.data.augment_draws import BOX_TRIES, CROP, Draws
+from vitray.data.decode import interpolation
 
 U8 = npt.NDArray[np.uint8]
 
@@ -37,8 +38,7 @@ def crop_box(height: int, width: int, augment: AugmentConfig, u: Draws) -> tuple
 def resize_into(image: U8, out: U8) -> None:
     """Resize ``image`` to the size of ``out`` (C-contiguous) and write it there, without a copy between."""
     height, width = out.shape[:2]
-    shrinks = image.shape[0] >= height and image.shape[1] >= width
-    cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    cv2.resize(image, (width, height), dst=out, interpolation=interpolation(image, (height, width)))
 
 
 def shift(image: U8, down: int, across: int) -> U8:

@@ -31,7 +31,8 @@ class Order:
         rows_per_group: samples in each row group; the last may be short.
         global_batch: samples in a step, over all ranks. An epoch's last step is short rather than dropped.
         seed: another seed has an unrelated order.
-        window: row groups mixed together, at least.
+        window: row groups mixed together, at least; never fewer than a batch has rows, so that a batch takes no second
+            row of a group while others wait.
         shuffle: False gives the stored order, as evaluation wants it.
         align: ranks divide a step at multiples of this many rows; 2 keeps mixup's pairs on one rank.
     """
@@ -87,7 +88,7 @@ class Order:
 
     @cached_property
     def _windows(self) -> int:
-        return max(1, self._groups // self.window)  # so that none is narrower than asked for
+        return max(1, self._groups // max(self.window, self.global_batch))  # so that none is narrower
 
 
 class _EpochShuffle:

@@ -6,8 +6,12 @@ are under way before the current one ends.
 
 from __future__ import annotations
 
+import ctypes
+import itertools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,76 +21,107 @@ from ray.data import DataContext
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from vitray.data.lookahead import Lookahead
+from vitray.data.pace import Pace, Unit
 from vitray.data.prefetch import Prefetch
 from vitray.data.unit import Block, Plan, read_unit
-from vitray.errors import DataError
+from vitray.errors import DataError, ResourceError
 
-SEGMENT_UNITS = 64
-_AHEAD = 2  # blocks waiting in the rank, beside those under way in tasks
+SEGMENT_UNITS = 128
+FIRST_SEGMENT_UNITS = 16  # then the units' true cost is known
+_PATIENCE_S = 60.0  # without a block before somebody looks whether there will be one
+_SECONDS = b"vitray.seconds"
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+Made = tuple[Block, float]
 
 
-def ray_blocks(plan: Plan, units: range, stop: int, *, task_cpus: float) -> Iterator[Block]:
-    """The blocks of the units that begin at ``units`` (its step is the unit's length; the last ends at ``stop``)."""
-    spans = [(first, min(units.step, stop - first)) for first in units[:SEGMENT_UNITS]]
-    if not spans:
-        return
-    upcoming: Prefetch[Block] | None = _start(plan, spans, task_cpus)
-    rest = units[SEGMENT_UNITS:]
+def ray_blocks(plan: Plan, start: int, stop: int, *, workers: int, prefetch: int, task_cpus: float) -> Iterator[Block]:
+    """The blocks of steps ``start .. stop - 1``, in order.
+
+    Args:
+        workers: tasks at once.
+        prefetch: blocks that wait for the rank beside them.
+        task_cpus: CPUs that a task reserves.
+    """
+    pace, lookahead = Pace(plan), Lookahead(workers, prefetch)
+
+    def begin(first: int, most: int) -> tuple[Prefetch[Made] | None, list[Unit], int]:
+        units = list(itertools.islice(pace.run(first, stop), most))
+        if not units:
+            return None, units, stop
+        running = Prefetch(
+            lambda: _segment(plan, units, task_cpus, lookahead),
+            depth=1,
+            patience=_PATIENCE_S,
+            out_of_patience=lambda: _check_room(task_cpus),
+        )
+        return running, units, units[-1][0] + units[-1][1]
+
+    upcoming, units, following = begin(start, FIRST_SEGMENT_UNITS)
     try:
         while upcoming is not None:
-            current, upcoming, length = upcoming, None, len(spans)
-            for i, block in enumerate(current):
-                if i >= length - _AHEAD - 1 and upcoming is None and rest:
-                    spans = [(first, min(units.step, stop - first)) for first in rest[:SEGMENT_UNITS]]
-                    rest = rest[SEGMENT_UNITS:]
-                    upcoming = _start(plan, spans, task_cpus)
+            current, upcoming, left = upcoming, None, len(units)
+            for block, seconds in current:
+                pace.saw(len(block.step), seconds)
+                lookahead.take()
+                left -= 1
+                if left <= lookahead.limit and upcoming is None and following < stop:
+                    upcoming, units, following = begin(following, SEGMENT_UNITS)
                 yield block
     finally:
         if upcoming is not None:
             upcoming.close()
+        lookahead.close()
 
 
-def _start(plan: Plan, spans: list[tuple[int, int]], task_cpus: float) -> Prefetch[Block]:
-    return Prefetch(lambda: _segment(plan, spans, task_cpus), depth=_AHEAD)
-
-
-def _segment(plan: Plan, spans: list[tuple[int, int]], task_cpus: float) -> Iterator[Block]:
-    with _context():
-        dataset = ray.data.read_datasource(
-            _Units(plan, spans),
-            override_num_blocks=len(spans),
-            num_cpus=task_cpus,
-        )
-        tables = iter(dataset.iterator().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+def _segment(plan: Plan, units: list[Unit], task_cpus: float, lookahead: Lookahead) -> Iterator[Made]:
+    with _context(lookahead):
+        dataset = ray.data.read_datasource(_Units(plan, units), override_num_blocks=len(units), num_cpus=task_cpus)
+        bundles = iter(dataset.iter_internal_ref_bundles())
     try:
-        for table in tables:
-            yield from_arrow(table, plan)
+        for bundle in bundles:
+            for reference in bundle.block_refs:
+                yield from_arrow(ray.get(reference), plan)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         raise (cause if isinstance(cause, DataError) else error) from None
     finally:
-        close = getattr(tables, "close", None)
+        close = getattr(bundles, "close", None)
         if close is not None:
             close()
+
+
+def _check_room(task_cpus: float) -> None:
+    """Raise if no task gets a CPU: Ray would wait for one for ever, in silence."""
+    probe = ray.remote(num_cpus=task_cpus)(lambda: None).remote()
+    if not ray.wait([probe], timeout=_PATIENCE_S)[0]:
+        ray.cancel(probe, force=True)
+        raise ResourceError(
+            f"no CPU is free for the tasks that read data: each takes {task_cpus:g}, and all of the cluster's "
+            f"{ray.cluster_resources().get('CPU', 0):g} are reserved",
+            where="data.workers",
+            remedy="end what else runs there, add a node, or lower cluster.workers",
+        )
 
 
 class _Units(Datasource):
     """A read task a unit."""
 
-    def __init__(self, plan: Plan, spans: list[tuple[int, int]]) -> None:
+    def __init__(self, plan: Plan, units: list[Unit]) -> None:
         super().__init__()
-        self._plan, self._spans = plan, spans
+        self._plan, self._units = plan, units
 
     def get_name(self) -> str:
         return "VitrayUnits"
 
     def estimate_inmemory_data_size(self) -> int | None:
-        return sum(self._rows(count) for _, count in self._spans) * self._plan.image_bytes
+        return sum(self._rows(count) for _, count in self._units) * self._plan.image_bytes
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        return [self._task(first, count) for first, count in self._spans]
+        return [self._task(first, count) for first, count in self._units]
 
     def _rows(self, count: int) -> int:
         return count * -(-self._plan.order.global_batch // self._plan.world_size)
@@ -95,7 +130,25 @@ class _Units(Datasource):
         plan, rows = self._plan, self._rows(count)
         size = rows * plan.image_bytes
         metadata = BlockMetadata(num_rows=rows, size_bytes=size, exec_stats=None, input_files=None)
-        return ReadTask(lambda: [to_arrow(read_unit(plan, first, count))], metadata)
+        return ReadTask(lambda: [_make(plan, first, count)], metadata)
+
+
+def _make(plan: Plan, first: int, count: int) -> pa.Table:
+    _keep_pages()
+    start = time.perf_counter()
+    table = to_arrow(read_unit(plan, first, count))
+    return table.replace_schema_metadata({_SECONDS: str(time.perf_counter() - start)})
+
+
+@cache
+def _keep_pages() -> None:
+    """Let this process keep the memory of one block for the next: fresh pages cost a sixth of a task's time."""
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    except (OSError, AttributeError):  # no glibc
+        return
 
 
 def to_arrow(block: Block) -> pa.Table:
@@ -107,17 +160,18 @@ def to_arrow(block: Block) -> pa.Table:
     return pa.table({**columns, "image": image})
 
 
-def from_arrow(table: pa.Table, plan: Plan) -> Block:
-    """The block in a table, as views of the object store's memory (read-only)."""
+def from_arrow(table: pa.Table, plan: Plan) -> Made:
+    """The block in a table, as views of the object store's memory (read-only), and the seconds that it took."""
     assert all(column.num_chunks == 1 for column in table.columns), "Ray merged blocks that were to stay apart"
     image = table.column("image").chunk(0)
     pixels = np.frombuffer(image.buffers()[1], dtype=np.uint8).reshape(-1, *plan.image_shape)
     arrays = {name: table.column(name).chunk(0).to_numpy() for name in ("step", "label", "weight", "sample_id")}
-    return Block(image=pixels[image.offset : image.offset + len(image)], **arrays)
+    block = Block(image=pixels[image.offset : image.offset + len(image)], **arrays)
+    return block, float((table.schema.metadata or {}).get(_SECONDS, b"0"))
 
 
 @contextmanager
-def _context() -> Iterator[None]:
+def _context(lookahead: Lookahead) -> Iterator[None]:
     """Ray Data as the stream wants it: ordered, quiet, blocks as they are; the process's own context comes back."""
     before = DataContext.get_current()
     context = before.copy()
@@ -125,6 +179,7 @@ def _context() -> Iterator[None]:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    lookahead.govern(context)
     DataContext._set_current(context)
     try:
         yield

@@ -18,14 +18,20 @@ class Recent(Generic[T]):
         self._values: OrderedDict[Hashable, T] = OrderedDict()
         self._lock = threading.Lock()
 
+    def find(self, key: Hashable) -> T | None:
+        """The value of ``key``, if it is there."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key]
+
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """The value of ``key``; made if it is not there."""
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-        value = make()  # outside the lock: it may wait for a disk
-        self.put(key, value)
+        value = self.find(key)
+        if value is None:
+            value = make()  # outside the lock: it may wait for a disk
+            self.put(key, value)
         return value
 
     def put(self, key: Hashable, value: T) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
-from vitray.data import cache
-from vitray.data.order import Order
-from vitray.data.prefetch import Prefetch
+from vitray.data.cache import DecodedChunk, DecodedSplit, Wish, decode_chunk, held
+from vitray.data.damage import DamageLimit
+from vitray.data.pace import Pace, Unit
+from vitray.data.prefetch import ahead
 from vitray.data.unit import Batch, Block, Plan, batches_of, read_unit
 from vitray.errors import ConfigError
 
 Executor = Literal["local", "ray"]
-_UNIT_SECONDS = 0.3  # a task costs about 20 ms whatever it does
-_UNIT_BYTES = 64 * 2**20
-_SECONDS_A_ROW, _SECONDS_A_PIXEL = 20e-6, 6e-9  # OpenCV's decode and crop on one core, measured at 8 and 256 pixels
+_CACHED_UNIT_SECONDS = 0.05  # no task has to be started for it, so it may be short
+log = logging.getLogger("vitray")
 
 
 @dataclass(frozen=True)
@@ -23,78 +25,97 @@ class StreamOptions:
     """How the bytes are fetched; never what is seen.
 
     Args:
-        executor: "local" works in this process, "ray" in Ray Data tasks.
+        executor: "local" works in threads of this process, "ray" in Ray Data tasks.
         cache: "decoded" keeps the split's decoded pixels, "none" never, "auto" when they fit ``cache_bytes``.
+        workers: tasks (or threads) at once.
+        prefetch: blocks that are ready and wait, at most.
         task_cpus: CPUs that a data task reserves.
+        max_bad_fraction: above this share of damaged rows the stream stops.
     """
 
     executor: Executor = "local"
     cache: Literal["auto", "none", "decoded"] = "auto"
     cache_bytes: int = 2**30
+    workers: int = 2
+    prefetch: int = 2
     task_cpus: float = 1.0
+    max_bad_fraction: float = 0.001
+
+    @property
+    def threads(self) -> int:
+        """Threads that work on cached images: as many as the tasks would have had CPUs."""
+        return self.workers if self.executor == "local" else max(1, round(self.workers * self.task_cpus))
 
 
 def stream(plan: Plan, start: int, stop: int, options: StreamOptions) -> Iterator[Batch]:
-    """Batches of steps ``start .. stop - 1`` of one rank."""
+    """Batches of steps ``start .. stop - 1`` of one rank.
+
+    Raises:
+        ConfigError: the cache was asked for and cannot be had.
+        DataError: a shard cannot be read, or too many rows are damaged; names them.
+    """
+    limit = DamageLimit(plan.view, options.max_bad_fraction)
     for block in _blocks(plan, start, stop, options):
+        limit.count(block)
         yield from batches_of(plan, block)
 
 
 def _blocks(plan: Plan, start: int, stop: int, options: StreamOptions) -> Iterator[Block]:
-    units = range(start, stop, unit_steps(plan))
-    if _caches(plan, options):
-        yield from cache.decoded_blocks(plan, cache.held(plan) or _decode(plan, options), units, stop)
-    elif options.executor == "ray":
-        yield from _through_ray(plan, units, stop, options)
-    else:
-        yield from Prefetch(lambda: _locally(plan, units, stop), depth=2)
+    split = _decoded(plan, options)
+    if split is not None:
+        pace = Pace(plan, unit_seconds=_CACHED_UNIT_SECONDS, cached=True)
+        return _in_threads(lambda unit: split.block(plan, *unit), pace, start, stop, options)
+    if options.executor == "ray":
+        from vitray.data.pipeline import ray_blocks  # Ray only where it is asked for
 
-
-def unit_steps(plan: Plan) -> int:
-    """Steps in a unit, such that its task lasts about 0.3 s and its block stays under 64 MiB."""
-    rows = max(1, plan.order.global_batch // plan.world_size)
-    height, width = plan.view.store.manifest.image_size or plan.size
-    seconds = rows * (_SECONDS_A_ROW + height * width * _SECONDS_A_PIXEL)
-    return max(1, int(min(_UNIT_SECONDS / seconds, _UNIT_BYTES / (rows * plan.image_bytes), 64)))
-
-
-def _caches(plan: Plan, options: StreamOptions) -> bool:
-    stored = plan.view.store.manifest.image_size
-    if stored is None or options.cache == "none":
-        if options.cache == "decoded":
-            raise ConfigError(
-                "cannot hold images of different sizes",
-                where="data.cache: decoded",
-                remedy="prepare the data at one size, or set data.cache=none",
-            )
-        return False
-    need = plan.view.rows * stored[0] * stored[1] * plan.view.store.manifest.channels
-    if need > options.cache_bytes and options.cache == "decoded":
-        raise ConfigError(
-            f"needs {need / 2**20:.0f} MiB for split {plan.view.split}, more than data.cache_bytes allows",
-            where="data.cache: decoded",
-            remedy=f"set data.cache_bytes={need} or data.cache=none",
+        return ray_blocks(
+            plan, start, stop, workers=options.workers, prefetch=options.prefetch, task_cpus=options.task_cpus
         )
-    return need <= options.cache_bytes
+    return _in_threads(lambda unit: read_unit(plan, *unit), Pace(plan), start, stop, options)
 
 
-def _decode(plan: Plan, options: StreamOptions) -> cache.DecodedSplit:
-    """One pass over the split in its stored order, at its stored size, by whichever executor."""
-    view = plan.view
-    size = view.store.manifest.image_size
-    assert size is not None, "only images of one size are cached"
-    order = Order(view.store.fingerprint, view.split, view.rows, view.store.rows_per_group, 4096, shuffle=False)
-    whole = Plan(view, order, rank=0, world_size=1, size=size, augment=None)
-    blocks = _blocks(whole, 0, order.steps_per_epoch, replace(options, cache="none"))
-    return cache.hold(plan, cache.DecodedSplit.from_blocks(view.rows, blocks))
+def _in_threads(
+    make: Callable[[Unit], Block], pace: Pace, start: int, stop: int, options: StreamOptions
+) -> Iterator[Block]:
+    def timed(unit: Unit) -> Block:
+        begun = time.perf_counter()
+        block = make(unit)
+        pace.saw(len(block.step), time.perf_counter() - begun)
+        return block
+
+    return ahead(timed, pace.run(start, stop), options.threads, options.prefetch)
 
 
-def _locally(plan: Plan, units: range, stop: int) -> Iterator[Block]:
-    for first in units:
-        yield read_unit(plan, first, min(units.step, stop - first))
+def _decoded(plan: Plan, options: StreamOptions) -> DecodedSplit | None:
+    """The plan's split from memory, decoded first if it has to be; None when every epoch is to read it."""
+    wish = Wish.of(plan.view, plan.size, plan.augment)
+    if not wish.allowed(options.cache, options.cache_bytes):
+        return None
+    split = held.find(wish.key)
+    if split is None:
+        if options.executor == "ray":
+            from vitray.data.node_cache import shared_split
+
+            split = shared_split(wish, options.task_cpus)
+        else:
+            split = _decode_here(wish, options)
+        if split is None:
+            if options.cache == "decoded":
+                raise ConfigError(
+                    f"needs {wish.bytes / 2**20:.0f} MiB for split {plan.view.split}, more than half of this node's "
+                    "object store",
+                    where="data.cache: decoded",
+                    remedy="set data.cache=none, or start Ray with a larger object store",
+                )
+            log.warning("the decoded images do not fit the object store: every epoch decodes them again")
+            return None
+        held.put(wish.key, split)
+    return split
 
 
-def _through_ray(plan: Plan, units: range, stop: int, options: StreamOptions) -> Iterator[Block]:
-    from vitray.data.pipeline import ray_blocks  # Ray only where it is asked for
+def _decode_here(wish: Wish, options: StreamOptions) -> DecodedSplit:
+    def decode(span: tuple[int, int]) -> DecodedChunk:
+        return decode_chunk(wish, *span)
 
-    return ray_blocks(plan, units, stop, task_cpus=options.task_cpus)
+    chunks = list(ahead(decode, iter(wish.chunks()), options.threads, options.prefetch))
+    return DecodedSplit(chunks, wish.view.store.manifest.channels)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vitray.data.augment import draws, transform
+from vitray.data.augment import Augmenter
 from vitray.data.order import Order
 from vitray.data.rng import I64
 from vitray.data.view import SplitView
@@ -92,7 +93,12 @@ class Batch:
     @property
     def damaged(self) -> I64:
         """Sample ids of rows that could not be decoded."""
-        return self.sample_id[(self.weight == 0) & (self.sample_id >= 0)]
+        return damaged_ids(self)
+
+
+def damaged_ids(rows: Block | Batch) -> I64:
+    """Sample ids of rows that could not be decoded: rows of the rank's own whose weight is 0."""
+    return rows.sample_id[(rows.weight == 0) & (rows.sample_id >= 0)]
 
 
 def read_unit(plan: Plan, first: int, count: int) -> Block:
@@ -104,12 +110,15 @@ def read_unit(plan: Plan, first: int, count: int) -> Block:
     block, real = empty_block(plan, first, count)
     encoded, block.label[real] = plan.view.read(block.sample_id[real])
     channels = plan.view.store.manifest.channels
-    augment_into(plan, block, real, (_pixels(data, channels) for data in encoded))
+    augment_into(plan, block, real, (pixels_of(data, channels) for data in encoded))
     return block
 
 
-def _pixels(data: bytes | None, channels: int) -> npt.NDArray[np.uint8] | None:
-    """What was decoded when it was prepared and whose checksum holds needs no second look at its header."""
+def pixels_of(data: bytes | None, channels: int) -> npt.NDArray[np.uint8] | None:
+    """Stored bytes to (H, W, channels) uint8; None where there are none, or they do not decode.
+
+    What was decoded when it was prepared and whose checksum holds needs no second look at its header.
+    """
     if data is None:
         return None
     try:
@@ -137,20 +146,17 @@ def empty_block(plan: Plan, first: int, count: int) -> tuple[Block, I64]:
 
 def augment_into(plan: Plan, block: Block, real: I64, images: Iterable[npt.NDArray[np.uint8] | None]) -> None:
     """Write the transformed ``images`` into rows ``real`` of ``block``, each with its own sample's draws."""
-    drawn: npt.NDArray[np.float64] | None = None
-    if plan.augment is not None and len(real):
-        epochs = block.step[real] // plan.order.steps_per_epoch
-        drawn = np.concatenate(
-            [
-                draws(plan.order.seed, int(epoch), block.sample_id[real][epochs == epoch])
-                for epoch in np.unique(epochs)  # sorted, as the steps are
-            ]
-        )
-    for i, (row, image) in enumerate(zip(real.tolist(), images, strict=True)):
+    augmenter = Augmenter(plan.augment or AugmentConfig())
+    epochs = block.step[real] // plan.order.steps_per_epoch
+    drawn = itertools.chain.from_iterable(
+        augmenter.draws(plan.order.seed, int(epoch), block.sample_id[real][epochs == epoch])
+        for epoch in np.unique(epochs)  # sorted, as the steps are
+    )
+    for row, image, draws in zip(real.tolist(), images, drawn, strict=True):
         if image is None:
             block.weight[row], block.image[row] = 0, 0
         else:
-            transform(image, block.image[row], plan.augment, None if drawn is None else drawn[i])
+            augmenter.apply(image, block.image[row], draws)
 
 
 def batches_of(plan: Plan, block: Block) -> Iterator[Batch]:

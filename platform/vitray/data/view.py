@@ -39,6 +39,11 @@ class SplitView:
     def rows(self) -> int:
         return int(self._starts[-1])
 
+    @property
+    def pixels(self) -> int:
+        """Bytes that the decoded images take at their own sizes."""
+        return sum(self.store.manifest.splits[part].pixels for part in self._parts)
+
     def labels(self) -> I64:
         """Every row's label, int64 (rows,), without reading an image."""
         return np.concatenate([self.store.labels(part) for part in self._parts])

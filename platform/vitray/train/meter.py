@@ -20,11 +20,12 @@ class Meter:
         self._begin_epoch()
 
     def _begin_epoch(self) -> None:
-        self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)
+        self._sums = torch.zeros(3, dtype=torch.float64, device=self._device)
         self._rows = self._steps = 0
         self._waited = 0.0
         self._start = self._lap = self._shown = time.perf_counter()
         self._shown_rows = 0
+        self._shown_waited = 0.0
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The same batches; the time spent waiting for each is kept."""
@@ -41,21 +42,30 @@ class Meter:
         """Count one finished step of this rank."""
         if self.first_step_at is None:
             self.first_step_at = time.time()
-        self._sums += torch.stack([loss_sum, torch.tensor(float(batch.weight.sum()), device=self._device)])
+        counts = torch.tensor([float(batch.weight.sum()), float(len(batch.damaged))], device=self._device)
+        self._sums += torch.cat([loss_sum.reshape(1), counts])
         self._rows += batch.step_rows
         self._steps += 1
 
     def show(self, every_s: float) -> dict[str, float] | None:
-        """Images a second of all ranks and the mean loss so far, at most once in ``every_s`` seconds."""
+        """Images a second of all ranks, the share of time spent waiting for data, and the mean loss so far.
+
+        At most once in ``every_s`` seconds.
+        """
         now = time.perf_counter()
         if now - self._shown < every_s:
             return None
         rate = (self._rows - self._shown_rows) / (now - self._shown)
-        self._shown, self._shown_rows = now, self._rows
-        return {"images_per_s": rate, "train/loss": float(self._sums[0] / self._sums[1].clamp(min=1))}
+        wait = (self._waited - self._shown_waited) / (now - self._shown)
+        self._shown, self._shown_rows, self._shown_waited = now, self._rows, self._waited
+        loss = float(self._sums[0] / self._sums[1].clamp(min=1))
+        return {"images_per_s": rate, "data_wait": wait, "train/loss": loss}
 
     def close_epoch(self, ranks: Ranks) -> dict[str, float]:
-        """The epoch's mean loss over all ranks' rows, its rate, and the share of it spent waiting for data."""
+        """The epoch's mean loss over all ranks' rows, its rate, and the share of it spent waiting for data.
+
+        ``damaged_rows``, where there were any, are images that could not be decoded and did not count.
+        """
         total = ranks.sum(self._sums)
         seconds = time.perf_counter() - self._start
         metrics = {
@@ -64,6 +74,8 @@ class Meter:
             "data_wait": self._waited / seconds,
             "epoch_s": seconds,
         }
+        if total[2]:
+            metrics["damaged_rows"] = float(total[2])
         self._begin_epoch()
         return metrics
 

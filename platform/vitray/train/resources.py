@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from vitray.errors import ResourceError
 from vitray.experiment import ClusterConfig
 
 _SMALL_TASK = 0.25  # CPUs a data task reserves where ranks and data share few cores
+_TASKS_A_CPU = 1.5  # data tasks at once for a CPU: between one task and the next a CPU would idle a third of the time
 
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """Resources of one of ``groups`` equal worker groups. Trial actors, mailboxes and controllers take no CPU."""
+    """Resources of one of ``groups`` equal worker groups. Trial actors, mailboxes and controllers take no CPU.
+
+    ``data_workers`` tasks of ``task_cpus`` CPUs at once read data for each rank.
+    """
 
     workers: int | tuple[int, int]
     use_gpu: bool
@@ -21,6 +26,7 @@ class GroupPlan:
     task_cpus: float
     threads: int
     groups: int = 1
+    data_workers: int = 1
 
     @property
     def ranks(self) -> int:
@@ -30,7 +36,9 @@ class GroupPlan:
     def describe(self) -> str:
         ranks = f"{self.ranks} rank{'s' if self.ranks > 1 else ''}"
         gpu = ", 1 GPU" if self.use_gpu else ""
-        return f"{ranks} of {self.rank_cpus:g} CPU{gpu}, {self.threads} thread{'s' if self.threads > 1 else ''} each"
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        tasks = f"{self.data_workers} data task{'s' if self.data_workers > 1 else ''} of {self.task_cpus:g} CPU"
+        return f"{ranks} of {self.rank_cpus:g} CPU{gpu}, each with {threads} and {tasks}"
 
 
 class Room(TypedDict):
@@ -42,11 +50,18 @@ class Room(TypedDict):
 
 
 def plan_groups(
-    config: ClusterConfig, *, cpus: float, gpus: float, groups: int | None = 1, node_cpus: float | None = None
+    config: ClusterConfig,
+    *,
+    cpus: float,
+    gpus: float,
+    groups: int | None = 1,
+    node_cpus: float | None = None,
+    data_workers: int | Literal["auto"] = "auto",
 ) -> GroupPlan:
     """How a group is laid out on a cluster with ``cpus`` and ``gpus``; ``groups=None``: as many as fit side by side.
 
-    ``node_cpus``: see :class:`Room`; by default the cluster is one node.
+    ``node_cpus``: see :class:`Room`; by default the cluster is one node. ``data_workers``: data tasks at once for each
+    rank; data tasks take what training leaves.
 
     Raises:
         ResourceError: the cluster has fewer GPUs or CPUs than the ranks need; says what is missing.
@@ -71,17 +86,18 @@ def plan_groups(
         )
     groups = groups or fitting
     ranks = groups * least
-    if cpus >= ranks + 1:
-        rank_cpus, task_cpus = 1.0, 1.0
-    else:  # fractions, so that at least one data task always fits beside the ranks
-        rank_cpus = max(0.01, int((cpus - 2 * _SMALL_TASK) / ranks * 100) / 100)
-        task_cpus = min(_SMALL_TASK, round(cpus - ranks * rank_cpus, 4))
-        if task_cpus <= 0:  # GPUs without CPUs: Ray would wait for them for ever
-            raise ResourceError(
-                f"{ranks} rank{'s' if ranks > 1 else ''} and the tasks that read data need more CPUs than the "
-                f"cluster's {cpus:g}",
-                where="cluster",
-                remedy="give the cluster at least one CPU for every GPU, and one more",
-            )
+    # Fractions where CPUs are few, so that at least one data task always fits beside the ranks.
+    rank_cpus = 1.0 if cpus >= ranks + 1 else max(0.01, int((cpus - 2 * _SMALL_TASK) / ranks * 100) / 100)
+    left = round(cpus - ranks * rank_cpus, 4)
+    if left <= 0:  # GPUs without CPUs: Ray would wait for them for ever
+        raise ResourceError(
+            f"{ranks} rank{'s' if ranks > 1 else ''} and the tasks that read data need more CPUs than the "
+            f"cluster's {cpus:g}",
+            where="cluster",
+            remedy="give the cluster at least one CPU for every GPU, and one more",
+        )
+    tasks = math.ceil(left * _TASKS_A_CPU / ranks) if data_workers == "auto" else data_workers
+    # Downwards, so that all of them fit at once.
+    task_cpus = min(1.0, left, max(0.01, math.floor(left / (ranks * tasks) * 100) / 100))
     threads = config.threads or max(1, int(min(cpus // ranks, node_cpus or cpus)))
-    return GroupPlan(config.workers, use_gpu, rank_cpus, task_cpus, threads, groups)
+    return GroupPlan(config.workers, use_gpu, rank_cpus, task_cpus, threads, groups, tasks)

@@ -25,16 +25,18 @@ from vitray.train.mailbox import Job
 from vitray.train.ranks import Ranks, lost_peer
 from vitray.train.report import Report
 
+_PREFETCH = 2  # blocks; each is a third of a second of a task's work
 _POLL_S = 30.0  # how long a rank waits in one call; it asks again until the group closes
 
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """What a rank needs to know before any job: the mailbox, its threads, and what a data task reserves."""
+    """What a rank needs to know before any job: the mailbox, its threads, and how many data tasks it may have."""
 
     mailbox: Any
     threads: int
     task_cpus: float
+    data_workers: int
 
 
 class _MailboxReporter:
@@ -81,6 +83,9 @@ def _run(job: Job, ranks: Ranks, config: ServeConfig) -> None:
                 cache=job.experiment.data.cache,
                 cache_bytes=job.experiment.data.cache_bytes,
                 task_cpus=config.task_cpus,
+                workers=config.data_workers,
+                prefetch=_PREFETCH if job.experiment.data.prefetch == "auto" else job.experiment.data.prefetch,
+                max_bad_fraction=job.experiment.data.max_bad_fraction,
             ),
         )
     except Exception as error:

@@ -80,7 +80,9 @@ def plan_sweep(experiment: Experiment, *, cpus: float, gpus: float, node_cpus: f
     points = tuple(points_of(experiment, space))
     wanted = experiment.search.concurrent
     room: Room = {"cpus": cpus, "gpus": gpus, "node_cpus": node_cpus}
-    groups = plan_groups(experiment.cluster, groups=None if wanted == "auto" else wanted, **room)
+    groups = plan_groups(
+        experiment.cluster, groups=None if wanted == "auto" else wanted, **room, data_workers=experiment.data.workers
+    )
     if groups.groups > len(points):
-        groups = plan_groups(experiment.cluster, groups=len(points), **room)
+        groups = plan_groups(experiment.cluster, groups=len(points), **room, data_workers=experiment.data.workers)
     return SweepPlan(experiment, space, points, groups)

@@ -43,7 +43,7 @@ class TrialRecord:
         return sign * max((sign * r[metric] for r in self.reports if metric in r), default=-math.inf)
 
 
-_OUR_METRICS = ("lr", "images_per_s", "data_wait", "epoch_s", "eval_s", "checkpoint_s", "start_s")
+_OUR_METRICS = ("lr", "images_per_s", "data_wait", "damaged_rows", "epoch_s", "eval_s", "checkpoint_s", "start_s")
 
 
 def ranked(trials: Iterable[TrialRecord], metric: str, mode: str) -> list[TrialRecord]:

@@ -1,0 +1,74 @@
+"""How far Ray Data may run ahead of the rank: so many tasks at once, so many blocks waiting, and no more.
+
+Ray Data's own policies divide the cluster's CPUs and object store between pipelines by whole numbers, which leaves a
+rank's pipeline on a small machine with one task at a time and lets it fill half the object store on a large one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import Any, ClassVar
+
+from ray.data import DataContext
+from ray.data._internal.execution.backpressure_policy import ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY
+from ray.data._internal.execution.backpressure_policy.backpressure_policy import BackpressurePolicy
+from ray.data._internal.execution.operators.map_operator import MapOperator
+
+_KEY = "vitray.lookahead"
+
+
+class Lookahead:
+    """Counts a stream's blocks: ``workers`` tasks at once, at most ``workers + prefetch`` begun and not yet taken."""
+
+    _known: ClassVar[dict[int, Lookahead]] = {}
+    _numbers: ClassVar[itertools.count[int]] = itertools.count()
+
+    def __init__(self, workers: int, prefetch: int) -> None:
+        self.workers, self.limit = workers, workers + prefetch
+        self._taken, self._begun = 0, list[int]()
+        self._lock = threading.Lock()
+        self._number = next(self._numbers)
+        self._known[self._number] = self
+
+    def take(self) -> None:
+        """The consumer has moved on to its next block."""
+        with self._lock:
+            self._taken += 1
+
+    def new_pipeline(self) -> int:
+        with self._lock:
+            self._begun.append(0)
+            return len(self._begun) - 1
+
+    def allows(self, pipeline: int, operator: Any) -> bool:
+        with self._lock:
+            self._begun[pipeline] = operator.metrics.num_tasks_submitted
+            ahead = sum(self._begun) - self._taken
+        return ahead < self.limit and operator.num_active_tasks() < self.workers
+
+    def close(self) -> None:
+        self._known.pop(self._number, None)
+
+    def govern(self, context: DataContext) -> None:
+        """Make this the only policy of the pipelines that are started under ``context``."""
+        # The context travels to tasks; a number is all that needs to.
+        context.set_config(_KEY, self._number)
+        context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [_Policy])
+
+    @classmethod
+    def of(cls, context: DataContext) -> Lookahead | None:
+        return cls._known.get(context.get_config(_KEY, -1))
+
+
+class _Policy(BackpressurePolicy):
+    def __init__(self, data_context: DataContext, topology: Any, resource_manager: Any) -> None:
+        super().__init__(data_context, topology, resource_manager)
+        self._lookahead = Lookahead.of(data_context)
+        self._pipeline = self._lookahead.new_pipeline() if self._lookahead else 0
+
+    def can_add_input(self, op: Any) -> bool:
+        # Of a pipeline's operators one has tasks; the other hands it the list of units.
+        if self._lookahead is None or not isinstance(op, MapOperator):
+            return True
+        return self._lookahead.allows(self._pipeline, op)
