@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import statistics
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,17 +21,14 @@ from ingest_work import Work
 from photos import write_parquet, write_photos
 
 PEERS = {
-    "pil": "DataLoader, ImageFolder, PIL",
-    "decode_image": "DataLoader, torchvision decode_image, v2",
-    "opencv": "DataLoader, our OpenCV decode and crop",
-    "ray_parquet": "Ray Data, read_parquet + map_batches",
-    "ray_images": "Ray Data, read_images + map_batches",
-    "bare": "bare decode-and-crop loop",
+    "pil": ("DataLoader, ImageFolder, PIL", 2.3),
+    "decode_image": ("DataLoader, torchvision decode_image and v2", 1.5),
+    "opencv": ("DataLoader, our OpenCV decode and crop", 1.0),
+    "ray": ("plain Ray Data", 3.0),
+    "bare": ("bare decode-and-crop loop", 0.8),
 }
-NAIVE = ("ray_parquet", "ray_images")
-GOALS = {"pil": 2.3, "decode_image": 1.5, "opencv": 1.0, "ray_parquet": 3.0, "ray_images": 3.0, "bare": 0.8}
-LOADERS = ("pil", "decode_image", "opencv")
-ARMS = ("vitray", "vitray_cached", *LOADERS, *NAIVE, "bare")
+"""What our images/s are held against, and how many times theirs they are to be."""
+ARMS = ("vitray", "vitray_cached", *PEERS)
 
 
 def main() -> None:
@@ -101,27 +97,34 @@ def _prepare(work: Work) -> None:
 
 
 def _compare(work: Work, arms: list[str], rounds: int, *, quick: bool) -> list[harness.Row]:
-    works = dict.fromkeys(arms, work)
-    if not quick:
-        for arm in set(arms) & set(LOADERS):
-            works[arm] = _better_workers(arm, work)
+    chosen = {arm: _choices(arm, work)[0] if quick else _best(arm, work) for arm in arms}
     got: dict[str, list[Measured]] = {arm: [] for arm in arms}
     for number in range(rounds):
         for arm in arms:
-            result = run(arm, works[arm])
+            result = run(*chosen[arm])
             got[arm].append(result)
             harness.say(f"round {number}, {arm}: {_told(result)}")
     return _rows(got)
 
 
-def _better_workers(arm: str, work: Work) -> Work:
-    """A DataLoader with a worker a core, or one more: whichever is faster in a short run of each."""
-    short = replace(work, epochs=max(2, work.epochs // 4))
-    tried = [replace(short, workers=work.cores + more) for more in (0, 1)]
-    rates = [run(arm, choice).rate for choice in tried]
-    best = tried[rates.index(max(rates))].workers
-    harness.say(f"{arm}: {rates[0]:.0f} images/s with {work.cores} workers, {rates[1]:.0f} with {work.cores + 1}")
-    return replace(work, workers=best)
+def _choices(arm: str, work: Work) -> list[tuple[str, Work]]:
+    """The forms of a peer, of which only the one that is fastest here is compared with."""
+    if arm in ("pil", "decode_image", "opencv"):
+        return [(arm, replace(work, workers=work.cores + more)) for more in (0, 1)]
+    if arm == "ray":
+        return [("ray_parquet", work), ("ray_images", work)]
+    return [(arm, work)]
+
+
+def _best(arm: str, work: Work) -> tuple[str, Work]:
+    choices = _choices(arm, work)
+    if len(choices) == 1:
+        return choices[0]
+    epochs = max(2, work.epochs // 4)
+    rates = [run(name, replace(choice, epochs=epochs)).rate for name, choice in choices]
+    for (name, choice), rate in zip(choices, rates, strict=True):
+        harness.say(f"tried {name} with {choice.workers} workers: {rate:.0f} images/s")
+    return choices[rates.index(max(rates))]
 
 
 def _told(result: Measured) -> str:
@@ -133,43 +136,26 @@ def _told(result: Measured) -> str:
 
 
 def _rows(got: dict[str, list[Measured]]) -> list[harness.Row]:
-    """Ours against each peer; of the two plain Ray Data pipelines only the faster one counts."""
-
     def of(arm: str, what: str) -> list[float]:
         return [getattr(result, what) for result in got[arm]]
 
-    naive = [arm for arm in NAIVE if arm in got]
-    slower = set(naive) - {max(naive, key=lambda arm: statistics.median(of(arm, "rate")))} if naive else set()
-    peers = [arm for arm in PEERS if arm in got and arm not in slower]
-    rows = []
-    if "vitray" in got:
-        for arm in peers:
-            rows.append(
-                harness.more_is_better(
-                    "images/s", "images/s", of("vitray", "rate"), of(arm, "rate"), PEERS[arm], GOALS[arm]
-                )
-            )
-        if "vitray_cached" in got:
-            rows.append(
-                harness.more_is_better(
-                    "images/s, decoded cache",
-                    "images/s",
-                    of("vitray_cached", "rate"),
-                    of("vitray", "rate"),
-                    "uncached",
-                    2,
-                )
-            )
-        for arm in peers:
-            rows.append(harness.less_is_better("CPU-s per 1,000", "s", of("vitray", "cpu"), of(arm, "cpu"), PEERS[arm]))
-        for what in ("cold", "warm"):
-            for arm in peers:
-                if arm != "bare":
-                    goal = 3 if arm in NAIVE and what == "cold" else None
-                    ours = of("vitray", what)
-                    rows.append(
-                        harness.less_is_better(f"first batch, {what}", "s", ours, of(arm, what), PEERS[arm], goal)
-                    )
+    rows: list[harness.Row] = []
+    if "vitray" not in got:
+        return rows
+    peers = [(arm, *PEERS[arm]) for arm in PEERS if arm in got]
+    for arm, name, goal in peers:
+        rows.append(harness.more_is_better("images/s", "", of("vitray", "rate"), of(arm, "rate"), name, goal))
+    if "vitray_cached" in got:
+        cached, uncached = of("vitray_cached", "rate"), of("vitray", "rate")
+        rows.append(harness.more_is_better("images/s, decoded cache", "", cached, uncached, "vitray uncached", 2))
+    for arm, name, _ in peers:
+        rows.append(harness.less_is_better("CPU-s per 1,000 images", "s", of("vitray", "cpu"), of(arm, "cpu"), name))
+    for what in ("cold", "warm"):
+        for arm, name, _ in peers:
+            if arm != "bare":
+                goal = 3 if (arm, what) == ("ray", "cold") else None
+                mine, theirs = of("vitray", what), of(arm, what)
+                rows.append(harness.less_is_better(f"first batch, {what}", "s", mine, theirs, name, goal))
     return rows
 
 

@@ -27,7 +27,9 @@ def vitray_cached(work: Work) -> Iterator[Stream]:
         yield stream
 
 
-def our_batches(work: Work, epochs: int, *, cache: str = "none", rank: int = 0, world_size: int = 1) -> Iterator[Any]:
+def our_batches(
+    work: Work, epochs: int | None, *, cache: str = "none", rank: int = 0, world_size: int = 1
+) -> Iterator[Any]:
     from vitray.data import ShardedImages
     from vitray.data.stream import StreamOptions
 
@@ -40,7 +42,7 @@ def our_batches(work: Work, epochs: int, *, cache: str = "none", rank: int = 0, 
         rank=rank,
         world_size=world_size,
         start_step=0,
-        stop_step=epochs * steps,
+        stop_step=(epochs or 10_000) * steps,
         size=work.size,
         augment=work.augment(),
         options=StreamOptions(**{**options, **(work.options or {})}),
@@ -65,7 +67,7 @@ def bare(work: Work) -> Iterator[Stream]:
         context.Process(target=_loop, args=(work, encoded, part, counts), daemon=True) for part in range(work.cores)
     ]
 
-    def stream(epochs: int) -> Iterator[int]:
+    def stream(epochs: int | None) -> Iterator[int]:
         for worker in workers:
             if worker.pid is None:
                 worker.start()

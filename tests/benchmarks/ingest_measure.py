@@ -18,7 +18,8 @@ from typing import Any
 import psutil
 from ingest_work import Arm, Stream, Work
 
-_SETTLE = 2.0  # seconds between the long stream and the warm one, so that what was under way is over
+_SETTLE = 2.0  # seconds after a stream that was broken off, so that what was under way is over
+_WARM_SECONDS = 2.0  # nothing counts sooner after the first batch: a backlog from before it would
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Measured:
         rate: images/s over all epochs that count.
         epochs: images/s of each of them.
         cold: seconds from asking for a stream to its first batch, imports done, cluster up, nothing else started.
-        warm: the same for a second stream of the process.
+        warm: the same for the process's second stream.
         cpu: CPU-seconds per 1,000 images of the process and all below it: loaders, the whole local cluster.
         others: share of the machine that other processes took meanwhile; a high one spoils ``rate``, not ``cpu``.
     """
@@ -64,39 +65,50 @@ def run(arm: str, work: Work, *, timeout: float = 1200) -> Measured:
 
 
 def measure(stream: Stream, work: Work) -> Measured:
-    start = time.perf_counter()
-    # One epoch more than is counted: the work under way when counting ends equals that when it begins.
-    batches = stream(work.warmup + work.epochs + 1)
+    cold, warm = _first_batch(stream), _first_batch(stream)
+    # Long enough to be stopped midway: the work under way when counting ends equals that when it begins.
+    batches = stream(None)
     marks: list[tuple[float, int]] = []
-    cpu: list[tuple[float, float]] = []
-    cold, seen = 0.0, 0
+    spent: list[tuple[float, float]] = []
+    first, seen = 0.0, 0
     for batch in batches:
         seen += touch(batch)
         now = time.perf_counter()
-        cold = cold or now - start
-        while len(marks) <= work.epochs and seen >= (work.warmup + len(marks)) * work.images:
+        first = first or now
+        if not marks:
+            due = seen >= work.warmup * work.images and now >= first + _WARM_SECONDS
+        else:
+            due = seen >= marks[0][1] + len(marks) * work.images
+        if due:
             marks.append((now, seen))
             if len(marks) in (1, work.epochs + 1):
-                cpu.append((tree_cpu_seconds(), machine_cpu_seconds()))
-        if len(marks) > work.epochs:
-            break
+                spent.append((tree_cpu_seconds(), machine_cpu_seconds()))
+            if len(marks) > work.epochs:
+                break
+    else:
+        raise SystemExit(f"the stream ended after {seen} images, before {work.epochs} epochs could be counted")
     _close(batches)
-    time.sleep(_SETTLE)
-    start = time.perf_counter()
-    again = stream(1)
-    touch(next(iter(again)))
-    warm = time.perf_counter() - start
-    _close(again)
     seconds, images = marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1]
-    ours, all_of_it = cpu[1][0] - cpu[0][0], cpu[1][1] - cpu[0][1]
+    ours, all_of_it = spent[1][0] - spent[0][0], spent[1][1] - spent[0][1]
     return Measured(
         rate=images / seconds,
-        epochs=[(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(marks) if b[0] > a[0]],
+        epochs=[(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(marks)],
         cold=cold,
         warm=warm,
         cpu=ours / images * 1000,
         others=max(0.0, all_of_it - ours) / seconds / (psutil.cpu_count() or 1),
     )
+
+
+def _first_batch(stream: Stream) -> float:
+    """Seconds from asking for an epoch to its first batch."""
+    start = time.perf_counter()
+    batches = stream(1)
+    touch(next(iter(batches)))
+    seconds = time.perf_counter() - start
+    _close(batches)
+    time.sleep(_SETTLE)
+    return seconds
 
 
 def touch(batch: Any) -> int:

@@ -100,7 +100,7 @@ def _loader(work: Work, make: Callable[[], Any], collate: Callable[[Any], Any] |
     torch.set_num_threads(1)  # the consumer's; each worker sets its own to 1
     made: list[Any] = []
 
-    def stream(epochs: int) -> Iterator[Any]:
+    def stream(epochs: int | None) -> Iterator[Any]:
         if not made:
             data = make()
             made.append(

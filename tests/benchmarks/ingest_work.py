@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-Stream = Callable[[int], Iterator[Any]]
-"""Given a number of epochs, starts afresh and yields uint8 batches, (B, H, W, C) or (B, C, H, W)."""
+Stream = Callable[[int | None], Iterator[Any]]
+"""Given a number of epochs, or None for more than anybody takes, starts afresh and yields uint8 batches, of shape
+(B, H, W, C) or (B, C, H, W)."""
 Arm = Callable[["Work"], AbstractContextManager[Stream]]
 """Entering it imports, and starts what outlives streams (a cluster); leaving it ends that."""
 
