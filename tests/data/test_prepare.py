@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,6 @@ from vitray.data.decode import decode, encode_png
 from vitray.data.manifest import SPLITS
 from vitray.data.prepare import prepare
 from vitray.data.shards import ShardStore
-from vitray.data.verify import verify
 from vitray.errors import DataError
 
 pytestmark = pytest.mark.slow
@@ -128,55 +125,6 @@ def test_a_folder_is_told_by_content_and_its_bytes_stay(make_folder: MakeFolder,
     assert not (tmp_path / "ds/quarantine.parquet").exists()
 
 
-def test_damaged_files_go_to_quarantine_and_nothing_else(make_folder: MakeFolder, tmp_path: Path) -> None:
-    folder = make_folder(per_class=40)
-    jpeg, png = (folder / "cat/0.jpg").read_bytes(), (folder / "cat/1.png").read_bytes()
-    flipped = bytearray(png)
-    flipped[len(png) // 2] ^= 4
-    damage = {
-        "cat/empty.jpg": (b"", "empty file"),
-        "cat/cut.jpg": (jpeg[:-30], "truncated JPEG"),
-        "cat/cut.png": (png[: len(png) // 2], "truncated PNG"),
-        "dog/flipped.png": (bytes(flipped), "damaged PNG: cannot be decoded"),
-        "dog/page.jpg": (b"<!DOCTYPE html><title>404</title>", "not an image of a kind that can be used, but HTML"),
-        "dog/notes.txt": (b"my dogs", "not an image"),
-    }
-    for name, (data, _) in damage.items():
-        (folder / name).write_bytes(data)
-    (folder / "dog/dangling.jpg").symlink_to("nowhere")
-    manifest = prepare(str(folder), tmp_path / "ds", max_bad_fraction=0.1)
-    found = quarantine(tmp_path / "ds")
-    expected: list[dict[str, str | None]] = [
-        {"path": name, "sha256": hashlib.sha256(data).hexdigest(), "reason": reason}
-        for name, (data, reason) in damage.items()
-    ]
-    expected.append({"path": "dog/dangling.jpg", "sha256": None, "reason": "cannot be read: No such file or directory"})
-    assert found == sorted(expected, key=lambda row: str(row["path"]))
-    assert manifest.refused == 7
-    assert sum(split.rows for split in manifest.splits.values()) == 80
-    assert verify(ShardStore.open(tmp_path / "ds")) == []
-
-
-def test_too_many_bad_files_stop_it_with_names_and_reasons(make_folder: MakeFolder, tmp_path: Path) -> None:
-    folder = make_folder()
-    for i in range(7):
-        (folder / f"cat/bad{i}.jpg").touch()
-    with pytest.raises(DataError) as error:
-        prepare(str(folder), tmp_path / "ds")
-    message = str(error.value)
-    assert "cat/bad0.jpg: empty file" in message
-    assert "and 2 more" in message
-    assert "--max-bad-fraction" in message
-    assert not (tmp_path / "ds").exists()
-
-
-def test_an_image_with_more_pixels_than_allowed_is_refused(make_folder: MakeFolder, tmp_path: Path) -> None:
-    folder = make_folder()
-    (folder / "cat/large.png").write_bytes(encode_png(np.zeros((40, 40, 3), np.uint8)))
-    prepare(str(folder), tmp_path / "ds", max_pixels=1000, max_bad_fraction=0.1)
-    assert [row["path"] for row in quarantine(tmp_path / "ds")] == ["cat/large.png"]
-
-
 def test_duplicates_stay_in_one_split(make_folder: MakeFolder, tmp_path: Path) -> None:
     folder = make_folder(per_class=30)
     for i in range(0, 30, 5):
@@ -201,23 +149,6 @@ def test_gray_images_make_a_gray_dataset_and_one_in_colour_an_rgb_one(tmp_path: 
     assert len(prepare(str(tmp_path / "src"), tmp_path / "rgb").mean) == 3
 
 
-@pytest.mark.parametrize(
-    ("options", "names"),
-    [
-        ({"fractions": (0.5, 0.5, 0.5)}, "fractions"),
-        ({"fractions": (0.0, 0.5, 0.5)}, "fractions"),
-        ({"rows_per_group": 0}, "rows_per_group"),
-        ({"shard_mb": 0}, "shard_mb"),
-        ({"max_bad_fraction": 2}, "max_bad_fraction"),
-    ],
-)
-def test_an_option_out_of_range_is_named(options: dict[str, object], names: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=names) as error:
-        prepare("builtin:digits", tmp_path / "ds", **options)  # type: ignore[arg-type]
-    assert error.value.remedy
-    assert not (tmp_path / "ds").exists()
-
-
 def test_a_split_or_class_left_empty_is_named(make_folder: MakeFolder, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="leave none for 'val'"):
         prepare(str(make_folder("tiny", per_class=1)), tmp_path / "ds")
@@ -235,30 +166,6 @@ def test_a_split_of_share_zero_is_empty(digits: Path, tmp_path: Path) -> None:
     assert (store.num_rows("test"), store.num_groups("test")) == (0, 0)
 
 
-def test_a_used_destination_is_left_alone(make_folder: MakeFolder, tmp_path: Path) -> None:
-    source, dest = make_folder(), tmp_path / "ds"
-    prepare(str(source), dest)
-    with pytest.raises(DataError, match="holds a dataset already") as error:
-        prepare(str(source), dest)
-    assert "--overwrite" in str(error.value)
-    replaced = prepare(str(source), dest, seed=1, overwrite=True)
-    assert ShardStore.open(dest).fingerprint == replaced.fingerprint
-    (dest / "thesis.tex").write_text("years of work")
-    with pytest.raises(DataError, match=r"thesis\.tex"):
-        prepare(str(source), dest, overwrite=True)
-    refused: list[tuple[str | Path, str]] = [
-        (source, "inside or around"),
-        (source / "cat/ds", "inside or around"),
-    ]
-    for bad, says in refused:
-        with pytest.raises(DataError, match=says):
-            prepare(str(source), bad)
-    (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="is a file"):
-        prepare(str(source), tmp_path / "file")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ds", "file", "pictures"]
-
-
 def test_a_source_that_changes_meanwhile_is_noticed(make_folder: MakeFolder, tmp_path: Path) -> None:
     source = make_folder()
 
@@ -269,55 +176,6 @@ def test_a_source_that_changes_meanwhile_is_noticed(make_folder: MakeFolder, tmp
     with pytest.raises(DataError, match=r"cat/0\.jpg: changed while"):
         prepare(str(source), tmp_path / "ds", progress=meddle)
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
-
-
-def test_an_interrupt_leaves_nothing(make_folder: MakeFolder, tmp_path: Path) -> None:
-    def interrupt(phase: str, done: int, total: int) -> None:
-        if phase == "write":
-            raise KeyboardInterrupt
-
-    source = make_folder()
-    with pytest.raises(KeyboardInterrupt):
-        prepare(str(source), tmp_path / "ds", progress=interrupt)
-    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
-
-
-def test_a_killed_prepare_leaves_no_dataset_and_the_next_one_sweeps(make_folder: MakeFolder, tmp_path: Path) -> None:
-    source, dest = make_folder(), tmp_path / "out/ds"
-    script = (
-        "import os, signal, sys\n"
-        "from vitray.data.prepare import prepare\n"
-        "die = lambda phase, done, total: phase == 'write' and os.kill(os.getpid(), signal.SIGKILL)\n"
-        "prepare(sys.argv[1], sys.argv[2], progress=die)\n"
-    )
-    killed = subprocess.run([sys.executable, "-c", script, str(source), str(dest)], check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert not dest.exists()
-    assert len(list((tmp_path / "out").iterdir())) == 1  # what it left is hidden beside the destination
-    with pytest.raises(DataError, match="no such dataset"):
-        ShardStore.open(dest)
-    prepare(str(source), dest)
-    assert list((tmp_path / "out").iterdir()) == [dest]
-
-
-def test_of_several_at_once_one_wins_and_the_others_say_so(make_folder: MakeFolder, tmp_path: Path) -> None:
-    source, dest = make_folder(), tmp_path / "out/ds"
-
-    def attempt(seed: int) -> str:
-        try:
-            return prepare(str(source), dest, seed=seed).fingerprint
-        except DataError as error:
-            return error.what
-
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(attempt, range(4)))
-    assert results.count(ShardStore.open(dest).fingerprint) == 1
-    assert set(results) - {ShardStore.open(dest).fingerprint} <= {
-        "was filled by somebody else meanwhile",
-        "holds a dataset already",
-    }
-    assert list((tmp_path / "out").iterdir()) == [dest]
-    assert verify(ShardStore.open(dest)) == []
 
 
 def test_progress_counts_every_image_in_both_phases(make_folder: MakeFolder, tmp_path: Path) -> None:

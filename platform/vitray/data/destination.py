@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitray.data.folder import STAGING, Folder, foreign
+from vitray.data.folder import STAGING, Folder, foreign, why
 from vitray.data.manifest import MANIFEST, MARKER, Manifest
 from vitray.data.publish import Publication
 from vitray.data.shards import locate
@@ -63,7 +63,8 @@ def check_destination(dest: str | Path, *, source: str, overwrite: bool) -> Dest
     if is_uri(text):
         folder = Folder(*locate(text))
         target = Destination(folder, public(text).rstrip("/"), None)
-        _check_apart(_bare(target.shown), _bare(source), target.shown)
+        local = str(Path(folder.base).resolve()) if folder.on_disk else None
+        _check_apart(local or _bare(target.shown), source if local else _bare(source), target.shown)
     else:
         path = Path(text).expanduser().resolve()
         target = Destination(Folder.local(path), text, path)
@@ -93,7 +94,7 @@ def _check_free(target: Destination, overwrite: bool) -> None:
         strangers = foreign(target.folder.files()) if MANIFEST in names or unfinished else []
     except OSError as error:
         raise DataError(
-            f"cannot be looked into: {public(error.strerror or str(error))}",
+            f"cannot be looked into: {why(error)}",
             where=target.shown,
             remedy="check its name, and that it may be read and written",
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from vitray.data.manifest import MANIFEST, MARKER, QUARANTINE, SPLITS
+from vitray.data.uri import public
 
 STAGING = ".staging"
 
@@ -92,6 +94,11 @@ class Folder:
         """Remove a folder and all in it, if it is there. Raises OSError."""
         if self.filesystem.get_file_info(f"{self.base}/{name}").type == pafs.FileType.Directory:
             self.filesystem.delete_dir(f"{self.base}/{name}")
+
+
+def why(error: OSError) -> str:
+    """What an error of a file system says, in a few words and without credentials."""
+    return os.strerror(error.errno) if error.errno else public(str(error).partition("\n")[0])
 
 
 def foreign(files: list[str]) -> list[str]:

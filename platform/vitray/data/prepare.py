@@ -7,6 +7,7 @@ dataset or is none.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 from vitray.data.decode import MAX_PIXELS
 from vitray.data.destination import Destination, Draft, check_destination
 from vitray.data.facts import Facts, gather
+from vitray.data.folder import why
 from vitray.data.manifest import SPLITS, Manifest, ShardInfo, SplitInfo
 from vitray.data.mapper import Executor, Mapper, choose
 from vitray.data.options import PrepareOptions
@@ -118,9 +120,9 @@ def prepare(
 def _unwritable(target: Destination, error: OSError, need: int) -> DataError:
     remedy = "check that it may be written, or choose another destination"
     if error.errno == errno.ENOSPC:
-        room = f"about {need / 1e6:,.0f} MB are needed there, " if need else ""
+        room = f"about {math.ceil(need / 1e6):,} MB are needed there, " if need else ""
         remedy = f"{room}make room, or choose another destination"
-    return DataError(f"cannot be written: {public(error.strerror or str(error))}", where=target.shown, remedy=remedy)
+    return DataError(f"cannot be written: {why(error)}", where=target.shown, remedy=remedy)
 
 
 @dataclass

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitray.data.facts import Facts
-from vitray.data.folder import Folder
+from vitray.data.folder import Folder, why
 from vitray.data.manifest import ShardInfo
 from vitray.data.options import PrepareOptions
 from vitray.data.placement import Placement
@@ -118,7 +118,7 @@ class Write:
             else:
                 data = self.folder.read_range(staged(row["chunk"]), row["offset"], row["bytes"])
         except (OSError, DataError) as error:
-            reason = error.what if isinstance(error, DataError) else error.strerror or str(error)
+            reason = error.what if isinstance(error, DataError) else why(error)
             raise _changed(row, f"cannot be read any more: {reason}") from None
         if hashlib.sha256(data).digest() != (row["stored"] or row["found"]):
             raise _changed(row, "changed while it was being prepared")
