@@ -79,6 +79,52 @@ def test_seeds_and_epochs_are_unrelated(window: int) -> None:
         assert abs(np.corrcoef(base, other)[0, 1]) < (0.55 if window == 4 else 0.08)
 
 
+def meetings(order: Order, epochs: int) -> tuple[float, float, float]:
+    """How often two samples meet in a batch, against a full shuffle: of one row group, next to each other, any two."""
+    rows, batch = order.rows, order.global_batch
+    group = np.arange(rows) // order.rows_per_group
+    one, other = np.random.default_rng(0).choice(rows, (2, 4000))
+    one, other = one[one != other], other[one != other]
+    same_group = next_door = any_two = pairs = 0.0
+    for epoch in range(epochs):
+        step = np.empty(rows, dtype=np.int64)
+        step[order.samples(epoch, np.arange(rows))] = np.arange(rows) // batch
+        _, together = np.unique(step * (group[-1] + 1) + group, return_counts=True)
+        same_group += (together * (together - 1) / 2).sum()
+        next_door += (step[1:] == step[:-1]).sum()
+        any_two += (step[one] == step[other]).sum()
+        sizes = np.bincount(step)
+        pairs += (sizes * (sizes - 1) / 2).sum()
+    chance = pairs / epochs / (rows * (rows - 1) / 2)
+    members = np.bincount(group)
+    return (
+        same_group / epochs / (members * (members - 1) / 2).sum() / chance,
+        next_door / epochs / (rows - 1) / chance,
+        any_two / epochs / len(one) / chance,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rows", "size", "batch", "window"),
+    [
+        (1258, 64, 128, 64),  # digits: one window, shuffled as a whole
+        (8_000, 8, 32, 64),  # a thousand row groups, windows wider than a batch
+        (8_000, 8, 128, 64),  # a batch larger than the window asked for
+        (8_000, 8, 300, 16),
+        (7_993, 8, 64, 1),  # a last group that is short
+    ],
+)
+def test_two_samples_meet_hardly_more_often_than_under_a_full_shuffle(
+    rows: int, size: int, batch: int, window: int
+) -> None:
+    order = Order("f", "train", rows, rows_per_group=size, global_batch=batch, window=window)
+    same_group, next_door, any_two = meetings(order, epochs=200)
+    assert same_group <= 1.5
+    assert next_door <= 1.5
+    assert 0.9 < any_two < 1.1
+
+
 def test_rows_of_a_group_do_not_meet_in_a_batch_of_the_window() -> None:
     order = Order("f", "train", rows=64 * 1000, rows_per_group=64, global_batch=64, window=64)
     groups = [order.step_samples(step) // 64 for step in range(order.steps_per_epoch)]

@@ -172,7 +172,7 @@ def test_no_more_blocks_are_made_than_the_rank_may_wait_for(
         time.sleep(2)
     stream.close()  # type: ignore[attr-defined]
     taken = last.step // 2 + 2  # the first two units have one step
-    # Two tasks at once, one block waiting; and Ray Data lets a new segment's pipeline begin with one, whatever it is told.
+    # Two tasks at once, one block waiting; and Ray Data lets a new pipeline begin with one, whatever it is told.
     assert taken <= made <= taken + 3 + 1
 
 

@@ -36,6 +36,8 @@ def test_what_is_planned_fits_with_room_for_a_data_task(
     assert made.rank_cpus > 0
     assert made.task_cpus > 0
     assert ranks * made.rank_cpus + made.task_cpus <= cpus + 1e-6
+    if cpus >= 2 * ranks:  # then all data tasks run at once
+        assert ranks * (made.rank_cpus + made.data_workers * made.task_cpus) <= cpus + 1e-6
     assert made.threads >= 1
     assert made.threads * ranks <= max(cpus, ranks)
     if made.use_gpu:
@@ -50,9 +52,15 @@ def test_two_ranks_on_two_cpus_leave_half_a_cpu_for_data() -> None:
     assert (made.rank_cpus, made.task_cpus, made.threads) == (0.75, 0.25, 1)
 
 
-def test_with_enough_cpus_nothing_is_a_fraction() -> None:
+def test_data_tasks_take_what_training_leaves() -> None:
     made = plan(2, cpus=8)
-    assert (made.rank_cpus, made.task_cpus, made.threads) == (1.0, 1.0, 4)
+    assert (made.rank_cpus, made.data_workers, made.task_cpus, made.threads) == (1.0, 5, 0.6, 4)
+
+
+def test_the_number_of_data_tasks_can_be_set() -> None:
+    made = plan_groups(ClusterConfig(workers=1, use_gpu=False), cpus=4, gpus=0, data_workers=12)
+    assert (made.data_workers, made.task_cpus) == (12, 0.25)
+    assert plan_groups(ClusterConfig(workers=1, use_gpu=False), cpus=8, gpus=0, data_workers=1).task_cpus == 1.0
 
 
 def test_as_many_groups_as_fit_side_by_side() -> None:
@@ -91,5 +99,5 @@ def test_what_is_missing_is_said_with_what_would_work(given_values: dict[str, ob
 
 
 def test_a_plan_is_described_in_words() -> None:
-    assert plan(2, cpus=2).describe() == "2 ranks of 0.75 CPU, 1 thread each"
-    assert plan(1, cpus=8, gpus=1).describe() == "1 rank of 1 CPU, 1 GPU, 8 threads each"
+    assert plan(2, cpus=2).describe() == "2 ranks of 0.75 CPU, each with 1 thread and 1 data task of 0.25 CPU"
+    assert plan(1, cpus=8, gpus=1).describe() == "1 rank of 1 CPU, 1 GPU, each with 8 threads and 11 data tasks of 0.63 CPU"

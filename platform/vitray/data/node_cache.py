@@ -33,8 +33,8 @@ class NodeCache:
                 return None
             while sum(e.bytes for e in self._entries.values()) + wish.bytes > self._capacity:
                 self._entries.pop(next(iter(self._entries)))
-            # Soft: where this node has no CPU to give, another decodes and the result travels.
-            near = NodeAffinitySchedulingStrategy(node, soft=True)
+            # Where this node has no CPU to give, another decodes and the result travels.
+            near = NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
             task = ray.remote(decode_chunk).options(num_cpus=task_cpus, scheduling_strategy=near)
             shared = ray.put(wish)
             entry = _Entry(wish.bytes, [task.remote(shared, start, stop) for start, stop in wish.chunks()])

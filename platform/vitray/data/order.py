@@ -34,7 +34,7 @@ class Order:
         window: row groups mixed together, at least; never fewer than a batch has rows, so that a batch takes no second
             row of a group while others wait.
         shuffle: False gives the stored order, as evaluation wants it.
-        align: ranks divide a step at multiples of this many rows; 2 keeps mixup's pairs on one rank.
+        align: ranks divide a step at multiples of this many rows; 2 keeps the pairs of mixup and cutmix on one rank.
     """
 
     fingerprint: str

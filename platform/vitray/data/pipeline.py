@@ -20,6 +20,7 @@ import ray.data
 from ray.data import DataContext
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vitray.data.lookahead import Lookahead
 from vitray.data.pace import Pace, Unit
@@ -179,6 +180,10 @@ def _context(lookahead: Lookahead) -> Iterator[None]:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # On the rank's own node, so that pixels need not travel; elsewhere when it has no CPU to give.
+    node = ray.get_runtime_context().get_node_id()
+    here = NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
+    context.scheduling_strategy = context.scheduling_strategy_large_args = here
     lookahead.govern(context)
     DataContext._set_current(context)
     try:
