@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -173,20 +174,28 @@ def from_arrow(table: pa.Table, plan: Plan) -> Made:
 
 @contextmanager
 def _context(lookahead: Lookahead) -> Iterator[None]:
-    """Ray Data as the stream wants it: ordered, quiet, blocks as they are; the process's own context comes back."""
+    """Ray Data as the stream wants it; the process's own context comes back."""
     before = DataContext.get_current()
+    with warnings.catch_warnings():
+        # Copying a context reads its deprecated fields. And Ray means to place tasks by itself one day; today it
+        # spreads them over all nodes.
+        warnings.simplefilter("ignore")
+        DataContext._set_current(_quiet_and_ordered(before, lookahead))
+    try:
+        yield
+    finally:
+        DataContext._set_current(before)
+
+
+def _quiet_and_ordered(before: DataContext, lookahead: Lookahead) -> DataContext:
     context = before.copy()
     context.target_max_block_size = None  # else Ray merges small blocks and slices large ones
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    lookahead.govern(context)
     # On the rank's own node, so that pixels need not travel; elsewhere when it has no CPU to give.
     node = ray.get_runtime_context().get_node_id()
     here = NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
     context.scheduling_strategy = context.scheduling_strategy_large_args = here
-    lookahead.govern(context)
-    DataContext._set_current(context)
-    try:
-        yield
-    finally:
-        DataContext._set_current(before)
+    return context
