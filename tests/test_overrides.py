@@ -67,6 +67,16 @@ def test_relative_paths_count_from_the_config_file(folder: Path, monkeypatch: py
     assert Experiment.load("../here.yaml").data.path == str(folder / "digits")
 
 
+def test_relative_paths_of_overrides_count_from_the_current_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "work").mkdir(exist_ok=True)
+    monkeypatch.chdir(folder / "work")
+    made = load(folder, "data: {path: /d}\ntrain: {init_from: weights}\n", "data.path=mine")
+    assert made.data.path == str(folder / "work" / "mine")
+    assert made.train.init_from == str(folder / "weights")
+
+
 def test_uris_builtin_names_and_absolute_paths_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     for path in ("s3://bucket/set", "gs://b/x", "file:///x/y", "builtin:digits", "/abs/olute"):

@@ -44,7 +44,10 @@ for _yaml in (_Loader, _Dumper):
 
 
 def load_mapping(path: str | Path, overrides: Sequence[str], *, root: type[Section]) -> dict[str, Any]:
-    """The raw mapping of a config file with overrides applied; relative data paths count from the file."""
+    """The raw mapping of a config file with overrides applied.
+
+    Relative paths count from the file; those of overrides from the current folder, as anything typed there does.
+    """
     file = Path(path)
     try:
         raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)
@@ -64,16 +67,21 @@ def load_mapping(path: str | Path, overrides: Sequence[str], *, root: type[Secti
     for name in raw:
         if not isinstance(name, str):
             raise ConfigError(f"unknown key {name!r}", where=str(path), remedy=nearest(str(name), root.model_fields))
+    _resolve_paths(raw, base=file.parent)
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise ConfigError("is not an override", where=repr(word), remedy="write section.key=value")
         assign(raw, key.strip(), parse_value(text), root=root)
+    _resolve_paths(raw, base=Path.cwd())  # what the file said is absolute by now
+    return raw
+
+
+def _resolve_paths(raw: dict[str, Any], *, base: Path) -> None:
     for section, key in (("data", "path"), ("train", "init_from")):
         values = raw.get(section)
         if isinstance(values, dict) and isinstance(values.get(key), str):
-            values[key] = resolve_path(values[key], base=file.parent)
-    return raw
+            values[key] = resolve_path(values[key], base=base)
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ class DamageLimit:
             shown = "; ".join(f"{self._view.place(row)}: {_reason(self._view, row)}" for row in named)
             more = f"; and {len(self._seen) - _NAMED} more" if len(self._seen) > _NAMED else ""
             raise DataError(
-                f"{len(self._seen)} damaged images, and at most {self._most} may be passed over: {shown}{more}",
+                f"{len(self._seen)} damaged image{'s' if len(self._seen) > 1 else ''}, and at most {self._most} may be passed over: {shown}{more}",
                 where=self._view.store.path,
                 remedy="vitray data verify names all that is wrong; data.max_bad_fraction allows more",
             )
