@@ -27,6 +27,8 @@ from vitray.data.sources import Item
 from vitray.data.verify import verify
 from vitray.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 MakeFolder = Callable[..., Path]
 
 

@@ -1,6 +1,6 @@
-"""Tasks of a preparation as a Ray Data job: each job a read task, results streamed back in order.
+"""Tasks of a preparation as a Ray Data job: some jobs a read task, results streamed back in order.
 
-Jobs go out in waves, so that a source of any size has a bounded list of tasks.
+Tasks go out in waves, so that a source of any size has a bounded list of tasks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 TASK_CPUS = 0.5  # tasks wait for storage half of the time, and half a CPU is often left where others work
-WAVE = 1024
+WAVE = 1024  # tasks
+_TOGETHER = 8  # jobs a task at most: a Ray task costs 20 ms whatever it does, and a chunk of small images no more
+_ROUNDS = 8  # tasks a CPU at least, so that all of them end at about the same time
 _PATIENCE_S = 60.0  # a cluster may have to start a machine
 _PROBE_S = 60.0
 
@@ -53,9 +55,13 @@ class RayTasks:
         _check_room()
 
     def map(self, task: Callable[[Job], Result], jobs: Iterable[Job]) -> Generator[Result, None, None]:
+        together = 1
+        if isinstance(jobs, Sequence):
+            together = max(1, min(_TOGETHER, int(len(jobs) / (_ROUNDS * ray.cluster_resources().get("CPU", 1.0)))))
         remaining = iter(jobs)
+        tasks = iter(lambda: list(itertools.islice(remaining, together)), [])
         with _quiet():
-            while wave := list(itertools.islice(remaining, WAVE)):
+            while wave := list(itertools.islice(tasks, WAVE)):
                 yield from _pipeline(task, wave)
 
     def check_shared(self, *, writable: Path | None, readable: Path | None) -> None:
@@ -80,9 +86,9 @@ def _check_room() -> None:
         )
 
 
-def _pipeline(task: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+def _pipeline(task: Callable[[Job], Result], wave: list[list[Job]]) -> Iterator[Result]:
     with _context():
-        dataset = ray.data.read_datasource(_Jobs(task, jobs), override_num_blocks=len(jobs), num_cpus=TASK_CPUS)
+        dataset = ray.data.read_datasource(_Wave(task, wave), override_num_blocks=len(wave), num_cpus=TASK_CPUS)
         tables = iter(dataset.iterator().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
     try:
         for table in tables:
@@ -97,12 +103,12 @@ def _pipeline(task: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Re
             close()
 
 
-class _Jobs(Datasource):
-    """A read task a job; a block is one row that holds the pickled result."""
+class _Wave(Datasource):
+    """A read task for some jobs; its block holds a pickled result a row."""
 
-    def __init__(self, task: Callable[[Any], Any], jobs: Sequence[Any]) -> None:
+    def __init__(self, task: Callable[[Any], Any], wave: list[list[Any]]) -> None:
         super().__init__()
-        self._task, self._jobs = task, jobs
+        self._task, self._wave = task, wave
 
     def get_name(self) -> str:
         return "VitrayPrepare"
@@ -113,8 +119,13 @@ class _Jobs(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        metadata = BlockMetadata(num_rows=1, size_bytes=None, exec_stats=None, input_files=None)
-        return [ReadTask(_Outcome(self._task, job), metadata) for job in self._jobs]
+        return [
+            ReadTask(
+                _Outcomes(self._task, jobs),
+                BlockMetadata(num_rows=len(jobs), size_bytes=None, exec_stats=None, input_files=None),
+            )
+            for jobs in self._wave
+        ]
 
 
 class _Failed:
@@ -124,19 +135,21 @@ class _Failed:
         self.error = error
 
 
-class _Outcome:
+class _Outcomes:
     """What a read task calls."""
 
-    def __init__(self, task: Callable[[Any], Any], job: Any) -> None:
-        self._task, self._job = task, job
+    def __init__(self, task: Callable[[Any], Any], jobs: list[Any]) -> None:
+        self._task, self._jobs = task, jobs
 
     def __call__(self) -> list[pa.Table]:
-        result: Any
+        results = [pickle.dumps(self._one(job)) for job in self._jobs]
+        return [pa.table({"outcome": pa.array(results, pa.large_binary())})]
+
+    def _one(self, job: Any) -> Any:
         try:
-            result = self._task(self._job)
+            return self._task(job)
         except (VitrayError, OSError) as error:
-            result = _Failed(error)
-        return [pa.table({"outcome": pa.array([pickle.dumps(result)], pa.large_binary())})]
+            return _Failed(error)
 
 
 @contextmanager
@@ -170,8 +183,7 @@ def _quiet() -> Iterator[None]:
 def _check_writable(folder: Path, nodes: Sequence[dict[str, Any]]) -> None:
     """Raises DataError unless what each node writes into ``folder`` arrives in this process's."""
     secret = secrets.token_hex(8)
-    wrote = _on_each(nodes, _write_probe, folder, secret)
-    for host, name in wrote.items():
+    for host, name in _on_each(nodes, _write_probe, folder, secret):
         probe = folder / str(name)
         if name is None or not probe.is_file() or probe.read_text() != secret:
             raise _elsewhere(folder, host)
@@ -187,7 +199,7 @@ def _write_probe(folder: Path, secret: str) -> str:
 def _check_readable(path: Path, nodes: Sequence[dict[str, Any]]) -> None:
     """Raises DataError unless each node finds at ``path`` what this process finds there."""
     here = _look(path)
-    for host, there in _on_each(nodes, _look, path).items():
+    for host, there in _on_each(nodes, _look, path):
         if there != here:
             raise _elsewhere(path, host)
 
@@ -204,20 +216,20 @@ def _elsewhere(path: Path, host: str) -> DataError:
     )
 
 
-def _on_each(nodes: Sequence[dict[str, Any]], function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """What ``function`` returns on each node, by host; None where it failed."""
-    asked = {
-        node["NodeManagerHostname"]: ray.remote(function)
+def _on_each(nodes: Sequence[dict[str, Any]], function: Callable[..., Any], *arguments: Any) -> list[tuple[str, Any]]:
+    """The host of each node with what ``function`` returns there; None where it failed."""
+    asked = [
+        ray.remote(function)
         .options(
             num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         )
         .remote(*arguments)
         for node in nodes
-    }
-    answers: dict[str, Any] = {}
-    for host, answer in asked.items():
+    ]
+    answers = []
+    for node, answer in zip(nodes, asked, strict=True):
         try:
-            answers[host] = ray.get(answer, timeout=_PROBE_S)
+            answers.append((node["NodeManagerHostname"], ray.get(answer, timeout=_PROBE_S)))
         except ray.exceptions.RayError:
-            answers[host] = None
+            answers.append((node["NodeManagerHostname"], None))
     return answers
