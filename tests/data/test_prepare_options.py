@@ -40,6 +40,12 @@ def test_an_option_out_of_range_is_named(name: str, values: list[Any], tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_destination_without_a_name_is_refused() -> None:
+    for dest in ("", "  ", "a\0b"):
+        with pytest.raises(DataError, match="is no path"):
+            prepare("builtin:digits", dest)
+
+
 def items(*labels: str | int) -> tuple[Item, ...]:
     import numpy as np
 

@@ -60,6 +60,8 @@ def check_destination(dest: str | Path, *, source: str, overwrite: bool) -> Dest
             one, but a folder that holds anything else never does: it may be somebody's home.
     """
     text = str(dest)
+    if not text.strip() or "\0" in text:
+        raise DataError("is no path", where=repr(text), remedy="name a folder that does not exist yet, or a URI")
     if is_uri(text):
         folder = Folder(*locate(text))
         target = Destination(folder, public(text).rstrip("/"), None)

@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from vitray.data.manifest import MANIFEST, MARKER
 from vitray.errors import DataError
 
 _CHECK_S = 5.0
+_THREADS = 16  # that wait for a server
 
 
 class Publication:
@@ -103,6 +105,6 @@ def _empty(folder: Folder) -> None:
     files = folder.files()
     strangers = set(foreign(files))
     folder.remove_tree(STAGING)
-    for name in files:
-        if name not in strangers and name != MARKER and not name.startswith(f"{STAGING}/"):
-            folder.remove(name)
+    ours = [name for name in files if name not in strangers and name != MARKER and not name.startswith(f"{STAGING}/")]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(folder.remove, ours))

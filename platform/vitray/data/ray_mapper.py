@@ -8,8 +8,6 @@ from __future__ import annotations
 import itertools
 import logging
 import pickle
-import secrets
-import socket
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +19,9 @@ import ray.data
 from ray.data import DataContext
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vitray.errors import DataError, ResourceError, VitrayError
+from vitray.data.ray_reach import check_readable, check_writable
+from vitray.errors import ResourceError, VitrayError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -33,7 +31,6 @@ WAVE = 1024  # tasks
 _TOGETHER = 8  # jobs a task at most: a Ray task costs 20 ms whatever it does, and a chunk of small images no more
 _ROUNDS = 8  # tasks a CPU at least, so that all of them end at about the same time
 _PATIENCE_S = 60.0  # a cluster may have to start a machine
-_PROBE_S = 60.0
 
 
 class RayTasks:
@@ -68,9 +65,9 @@ class RayTasks:
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
         if len(nodes) > 1:
             if writable is not None:
-                _check_writable(writable, nodes)
+                check_writable(writable, nodes)
             if readable is not None:
-                _check_readable(readable, nodes)
+                check_readable(readable, nodes)
 
 
 def _check_room() -> None:
@@ -178,58 +175,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _check_writable(folder: Path, nodes: Sequence[dict[str, Any]]) -> None:
-    """Raises DataError unless what each node writes into ``folder`` arrives in this process's."""
-    secret = secrets.token_hex(8)
-    for host, name in _on_each(nodes, _write_probe, folder, secret):
-        probe = folder / str(name)
-        if name is None or not probe.is_file() or probe.read_text() != secret:
-            raise _elsewhere(folder, host)
-        probe.unlink()
-
-
-def _write_probe(folder: Path, secret: str) -> str:
-    name = f".probe-{ray.get_runtime_context().get_node_id()}"
-    (folder / name).write_text(secret)
-    return name
-
-
-def _check_readable(path: Path, nodes: Sequence[dict[str, Any]]) -> None:
-    """Raises DataError unless each node finds at ``path`` what this process finds there."""
-    here = _look(path)
-    for host, there in _on_each(nodes, _look, path):
-        if there != here:
-            raise _elsewhere(path, host)
-
-
-def _look(path: Path) -> tuple[bool, list[str]]:
-    return path.is_file(), sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
-
-
-def _elsewhere(path: Path, host: str) -> DataError:
-    return DataError(
-        f"is not the same on {host} of the Ray cluster as here ({socket.gethostname()})",
-        where=str(path),
-        remedy="use a folder that all its machines share, or a URI as in s3://bucket/folder, or --executor local",
-    )
-
-
-def _on_each(nodes: Sequence[dict[str, Any]], function: Callable[..., Any], *arguments: Any) -> list[tuple[str, Any]]:
-    """The host of each node with what ``function`` returns there; None where it failed."""
-    asked = [
-        ray.remote(function)
-        .options(
-            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        )
-        .remote(*arguments)
-        for node in nodes
-    ]
-    answers = []
-    for node, answer in zip(nodes, asked, strict=True):
-        try:
-            answers.append((node["NodeManagerHostname"], ray.get(answer, timeout=_PROBE_S)))
-        except ray.exceptions.RayError:
-            answers.append((node["NodeManagerHostname"], None))
-    return answers
