@@ -35,7 +35,7 @@ def our_batches(
 
     data = ShardedImages.open(work.shards)
     steps = data.order("train", global_batch=work.batch).steps_per_epoch
-    options: dict[str, Any] = {"executor": "ray", "cache": cache, "cache_bytes": 2**36, "task_cpus": 0.5}
+    options: dict[str, Any] = {"executor": "ray", "cache": cache, "cache_bytes": 2**36, **_layout(work, world_size)}
     batches = data.batches(
         "train",
         global_batch=work.batch,
@@ -52,6 +52,15 @@ def our_batches(
             yield batch.image
     finally:
         batches.close()  # type: ignore[attr-defined]
+
+
+def _layout(work: Work, ranks: int) -> dict[str, Any]:
+    """The data tasks that a training gets whose ranks sit on devices and leave ``cores`` CPUs to the data."""
+    from vitray.experiment import ClusterConfig
+    from vitray.train.resources import plan_groups
+
+    plan = plan_groups(ClusterConfig(workers=ranks, use_gpu=True), cpus=work.cores + ranks, gpus=ranks)
+    return {"workers": plan.data_workers, "task_cpus": plan.task_cpus}
 
 
 @contextmanager

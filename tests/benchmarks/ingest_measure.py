@@ -27,8 +27,8 @@ class Measured:
     """What one run of an arm gave.
 
     Args:
-        rate: images/s over all epochs that count.
-        epochs: images/s of each of them.
+        rate: images/s over all the time that counts.
+        epochs: images/s of each epoch in it.
         cold: seconds from asking for a stream to its first batch, imports done, cluster up, nothing else started.
         warm: the same for the process's second stream.
         cpu: CPU-seconds per 1,000 images of the process and all below it: loaders, the whole local cluster.
@@ -66,38 +66,52 @@ def run(arm: str, work: Work, *, timeout: float = 1200) -> Measured:
 
 def measure(stream: Stream, work: Work) -> Measured:
     cold, warm = _first_batch(stream), _first_batch(stream)
-    # Long enough to be stopped midway: the work under way when counting ends equals that when it begins.
-    batches = stream(None)
-    marks: list[tuple[float, int]] = []
-    spent: list[tuple[float, float]] = []
+    start = _Mark.now(0)
+    marks: list[_Mark] = []
     first, seen = 0.0, 0
+    batches = stream(None)
     for batch in batches:
         seen += touch(batch)
         now = time.perf_counter()
         first = first or now
         if not marks:
-            due = seen >= work.warmup * work.images and now >= first + _WARM_SECONDS
-        else:
-            due = seen >= marks[0][1] + len(marks) * work.images
-        if due:
-            marks.append((now, seen))
-            if len(marks) in (1, work.epochs + 1):
-                spent.append((tree_cpu_seconds(), machine_cpu_seconds()))
-            if len(marks) > work.epochs:
+            if seen >= work.images and now >= first + _WARM_SECONDS:
+                marks.append(_Mark.now(seen))
+        elif seen >= marks[-1].seen + work.images:
+            marks.append(_Mark.now(seen))
+            # Broken off midway: the work under way when counting ends equals that when it began.
+            if now >= marks[0].at + work.seconds:
                 break
     else:
-        raise SystemExit(f"the stream ended after {seen} images, before {work.epochs} epochs could be counted")
+        # A pass with an end of its own is counted whole, its start included: such streams come in great bursts.
+        marks = [start, _Mark.now(seen)]
     _close(batches)
-    seconds, images = marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1]
-    ours, all_of_it = spent[1][0] - spent[0][0], spent[1][1] - spent[0][1]
+    whole = marks[-1] - marks[0]
     return Measured(
-        rate=images / seconds,
-        epochs=[(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(marks)],
+        rate=whole.seen / whole.at,
+        epochs=[part.seen / part.at for part in (b - a for a, b in itertools.pairwise(marks))],
         cold=cold,
         warm=warm,
-        cpu=ours / images * 1000,
-        others=max(0.0, all_of_it - ours) / seconds / (psutil.cpu_count() or 1),
+        cpu=whole.tree / whole.seen * 1000,
+        others=max(0.0, whole.machine - whole.tree) / whole.at / (psutil.cpu_count() or 1),
     )
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A moment of a stream, or the difference of two: clock, rows so far, CPU-seconds of our tree and of all."""
+
+    at: float
+    seen: int
+    tree: float
+    machine: float
+
+    @classmethod
+    def now(cls, seen: int) -> _Mark:
+        return cls(time.perf_counter(), seen, tree_cpu_seconds(), machine_cpu_seconds())
+
+    def __sub__(self, other: _Mark) -> _Mark:
+        return _Mark(self.at - other.at, self.seen - other.seen, self.tree - other.tree, self.machine - other.machine)
 
 
 def _first_batch(stream: Stream) -> float:
@@ -153,6 +167,7 @@ def arms() -> dict[str, Arm]:
         "decode_image": ingest_torch.decode_image,
         "opencv": ingest_torch.opencv,
         "ray_parquet": ingest_ray.ray_parquet,
+        "ray_tuned": ingest_ray.ray_tuned,
         "ray_images": ingest_ray.ray_images,
     }
 

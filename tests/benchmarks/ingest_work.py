@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,8 +25,7 @@ class Work:
         images: photos there.
         cores: processes that may load.
         workers: of a DataLoader.
-        warmup: epochs before anything is counted.
-        epochs: epochs counted.
+        seconds: counted, after an epoch that is not; at least one epoch is.
         options: further StreamOptions of our own arms.
     """
 
@@ -36,8 +35,7 @@ class Work:
     workers: int
     batch: int = 256
     small: bool = False
-    warmup: int = 1
-    epochs: int = 4
+    seconds: float = 8.0
     options: dict[str, Any] | None = None
 
     @property
@@ -69,10 +67,17 @@ class Work:
         return cls(**json.loads(text))
 
 
-def load_batch(encoded: list[bytes], out: Any, augment: Any, epoch: int, ids: Any) -> None:
+def load_batch(encoded: Sequence[bytes], out: Any, augment: Any, epoch: int, ids: Any) -> None:
     """Our decode and crop of ``encoded`` into ``out`` (B, H, W, 3): what the bare loop and the OpenCV peers do."""
-    from vitray.data.augment import draws, transform
-    from vitray.data.decode import decode
+    from vitray.data.unit import pixels_of
 
-    for row, (data, drawn) in enumerate(zip(encoded, draws(0, epoch, ids), strict=True)):
-        transform(decode(data, 3), out[row], augment, drawn)
+    crop_batch((pixels_of(data, 3) for data in encoded), out, augment, epoch, ids)
+
+
+def crop_batch(images: Iterable[Any], out: Any, augment: Any, epoch: int, ids: Any) -> None:
+    """Our crop of decoded ``images`` into ``out``."""
+    from vitray.data.augment import Augmenter
+
+    augmenter = Augmenter(augment)
+    for row, (image, drawn) in enumerate(zip(images, augmenter.draws(0, epoch, ids), strict=True)):
+        augmenter.apply(image, out[row], drawn)

@@ -34,7 +34,7 @@ def repeat_photos(photos: Path, folder: Path, times: int) -> Path:
     return folder
 
 
-def write_parquet(photos: Path, folder: Path, *, rows_per_file: int = 256) -> Path:
+def write_parquet(photos: Path, folder: Path, *, rows_per_file: int) -> Path:
     """The same photos as plain Parquet files of (image: encoded bytes, label), row groups of 64; returns the folder."""
     import pyarrow as pa
     import pyarrow.parquet as pq
