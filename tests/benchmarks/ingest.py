@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import ingest_modes
 from ingest_measure import Measured, run
 from ingest_work import Work
 from photos import write_parquet, write_photos
@@ -39,7 +40,15 @@ def main() -> None:
     try:
         work = _work(options, folder)
         _prepare(work)
-        rows = _compare(work, options.arms, 1 if options.quick else options.rounds, quick=options.quick)
+        rounds = 1 if options.quick else options.rounds
+        if options.ranks:
+            rows = ingest_modes.compare_ranks(work, options.ranks, rounds)
+        elif options.memory:
+            rows = ingest_modes.compare_memory(work)
+        elif options.prepare:
+            rows = ingest_modes.compare_prepare(work, rounds)
+        else:
+            rows = _compare(work, options.arms, rounds, quick=options.quick)
     finally:
         if not kept:
             shutil.rmtree(folder, ignore_errors=True)
@@ -60,6 +69,15 @@ def _options() -> Any:
         "--arms", type=lambda text: text.split(","), default=list(ARMS), help="some of " + ",".join(ARMS)
     )
     parser.add_argument("--folder", help="keep the photos here, and use those that a run before left here")
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument(
+        "--ranks",
+        type=lambda text: [int(ranks) for ranks in text.split(",")],
+        help="instead: so many ranks on this node, against one",
+        metavar="1,2,4",
+    )
+    modes.add_argument("--memory", action="store_true", help="instead: peak memory as the data and the run grow")
+    modes.add_argument("--prepare", action="store_true", help="instead: how fast images are prepared")
     parser.add_argument(
         "--stream", type=json.loads, help='StreamOptions of our arms, as JSON: {"task_cpus": 0.5}', metavar="JSON"
     )
@@ -71,7 +89,11 @@ def _options() -> Any:
 
 def _work(options: Any, folder: Path) -> Work:
     cores = len(os.sched_getaffinity(0))
-    images = options.images or (1000 if options.quick else 20_000 if options.small else 4000)
+    usual = 20_000 if options.small else 4000
+    if options.prepare:
+        usual *= 4  # a job takes seconds to start
+    # Memory is watched while the set grows to 16 times its size, and the run to 16 times its length.
+    images = options.images or (usual // 4 if options.quick or options.memory else usual)
     return Work(
         folder=str(folder),
         images=images,

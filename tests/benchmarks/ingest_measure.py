@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 from ingest_work import Arm, Stream, Work
@@ -43,25 +43,40 @@ class Measured:
     others: float
 
 
-def run(arm: str, work: Work, *, timeout: float = 1200) -> Measured:
-    """Measure ``arm`` in a fresh process; nothing of it is left when this returns.
+def run(arm: str, work: Work) -> Measured:
+    """Measure ``arm`` in a fresh process; nothing of it is left when this returns."""
+    return Measured(**fresh(Path(__file__), arm, work.to_json()))
+
+
+def fresh(script: Path, *arguments: str, timeout: float = 1200) -> dict[str, Any]:
+    """The JSON that ``script`` prints last, run in a session of its own that ends with it.
 
     Raises:
         SystemExit: it failed; with what it said.
     """
-    command = [sys.executable, str(Path(__file__).resolve()), arm, work.to_json()]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, str(script.resolve()), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         out, err = process.communicate(timeout=timeout)
-    except BaseException:
+    finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        raise
     if process.returncode:
-        raise SystemExit(f"{arm} failed with {process.returncode}:\n{err[-4000:]}")
-    return Measured(**json.loads(out.splitlines()[-1]))
+        raise SystemExit(f"{script.name} {arguments[0]} failed with {process.returncode}:\n{err[-4000:]}")
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+def answer(result: dict[str, Any]) -> NoReturn:
+    """What the script of :func:`fresh` ends with."""
+    print(json.dumps(result), flush=True)
+    sys.stderr.flush()
+    os._exit(0)  # loaders that were stopped midway would take their time to end; they end with their parent
 
 
 def measure(stream: Stream, work: Work) -> Measured:
@@ -182,9 +197,7 @@ def main() -> None:
     name, work = sys.argv[1], Work.from_json(sys.argv[2])
     with contextlib.redirect_stdout(sys.stderr), arms()[name](work) as stream:
         result = measure(stream, work)
-    print(json.dumps(asdict(result)), flush=True)
-    sys.stderr.flush()
-    os._exit(0)  # loaders that were stopped midway would take their time to end; they end with their parent
+    answer(asdict(result))
 
 
 if __name__ == "__main__":
