@@ -314,7 +314,8 @@ class Experiment(Section):
         """Hex digest over what decides the result: model, data, training, optimizer, number of workers."""
         parts = self.model_dump(mode="json", include={"model", "data", "train", "optim"})
         parts["workers"] = self.cluster.workers
-        for key in ("cache", "cache_bytes", "verify", "workers", "prefetch"):  # how the bytes are fetched never changes what is learned
+        for key in ("cache", "cache_bytes", "verify", "workers", "prefetch"):
+            # How the bytes are fetched never changes what is learned.
             del parts["data"][key]
         for key in ("checkpoint_steps", "keep_checkpoints"):  # nor does what is kept of it
             del parts["train"][key]

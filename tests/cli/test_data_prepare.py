@@ -76,11 +76,11 @@ def test_a_small_source_is_prepared_here_and_json_says_what_was_converted(vitray
 
 
 @pytest.mark.ray
-def test_a_large_source_runs_as_a_ray_data_job_with_the_same_result(vitray: Here, tmp_path: Path) -> None:
+def test_a_ray_data_job_gives_the_same_result(vitray: Here, tmp_path: Path) -> None:
     import ray
 
-    source = "builtin:synthetic?count=8400&size=8&format=png"  # over 64 chunks
-    said = vitray("data", "prepare", source, "ray", "--shard-mb", "0.2")
+    source = "builtin:synthetic?count=8400&size=8&format=png"
+    said = vitray("data", "prepare", source, "ray", "--shard-mb", "0.2", "--executor", "ray")
     assert said.code == 0
     assert "8400/8400" in said.err
     assert "Dataset" not in said.err

@@ -100,4 +100,5 @@ def test_what_is_missing_is_said_with_what_would_work(given_values: dict[str, ob
 
 def test_a_plan_is_described_in_words() -> None:
     assert plan(2, cpus=2).describe() == "2 ranks of 0.75 CPU, each with 1 thread and 1 data task of 0.25 CPU"
-    assert plan(1, cpus=8, gpus=1).describe() == "1 rank of 1 CPU, 1 GPU, each with 8 threads and 11 data tasks of 0.63 CPU"
+    with_gpu = "1 rank of 1 CPU, 1 GPU, each with 8 threads and 11 data tasks of 0.63 CPU"
+    assert plan(1, cpus=8, gpus=1).describe() == with_gpu

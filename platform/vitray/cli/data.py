@@ -64,7 +64,7 @@ def _three(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     type=click.Choice(["auto", "local", "ray"]),
     default="auto",
     show_default=True,
-    help="Threads here, or a Ray Data job; auto is Ray for a cluster or a large source.",
+    help="Threads here, or a Ray Data job; auto is Ray on a cluster, and for a large source on many cores.",
 )
 @address_option
 @output_option

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vitray.cluster.address import named_address
+from vitray.cluster.local import Machine
 
 if TYPE_CHECKING:
     from rich.progress import Task
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from vitray.data.mapper import Executor, Mapper
     from vitray.data.prepare import Progress
 
-_CHUNKS = 64  # about 2,000 images: with fewer, threads are done before a Ray has started
+# On one machine threads are twice as fast as Ray tasks, until there are more cores than one interpreter can feed; and
+# with fewer chunks than these (about 30,000 images) they are done before a Ray has started.
+_CORES, _CHUNKS = 8, 1000
+_SHOWN_AFTER_S = 0.5
 
 
 def chosen(executor: str, address: str | None) -> Executor:
@@ -27,7 +31,8 @@ def chosen(executor: str, address: str | None) -> Executor:
 
     @contextmanager
     def choose(chunks: int) -> Iterator[Mapper]:
-        if executor == "local" or (executor == "auto" and named is None and chunks <= _CHUNKS):
+        here = Machine.here().cpus <= _CORES or chunks <= _CHUNKS
+        if executor == "local" or (executor == "auto" and named is None and here):
             from vitray.data.mapper import Threads
 
             yield Threads()
@@ -52,7 +57,8 @@ def progress_bars() -> Iterator[Progress]:
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
-            return Text(f"{speed:,.0f} images/s" if speed else "")
+            # A phase of one step has no speed to speak of.
+            return Text(f"{speed:,.0f} images/s" if speed and task.elapsed and task.elapsed > _SHOWN_AFTER_S else "")
 
     columns = (TextColumn("{task.description:>7}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     bars = Progress(*columns, console=Console(stderr=True))

@@ -37,7 +37,7 @@ def quickstart(overrides: tuple[str, ...], address: str | None, output: str) -> 
         prepared = Prepared.load(str(config), overrides)
     data = prepared.data
     counts = ", ".join(f"{split} {data.num_samples(split)}" for split in data.store.manifest.splits)
-    note(f"data: {len(data.classes)} classes of real handwritten digits ({counts}) in {data.store.path}")
+    note(f"data: {len(data.classes)} classes of real handwritten digits ({counts}) in {data.store.shown}")
     result = run_shown(prepared, home, address)
     files = write_samples(data, "test", home.root / "samples", _SHOWN)
     from vitray.inference.predictor import Predictor

@@ -276,7 +276,7 @@ def _check_splits(prepared: Prepared) -> None:
         if not prepared.data.num_samples(split):
             raise DataError(
                 f"has no images in its {split} split, which {use}",
-                where=prepared.data.store.path,
+                where=prepared.data.store.shown,
                 remedy="prepare it with a share for every split",
             )
 

@@ -24,10 +24,11 @@ class DamageLimit:
         if len(self._seen) > self._most:
             named = sorted(self._seen)[:_NAMED]
             shown = "; ".join(f"{self._view.place(row)}: {_reason(self._view, row)}" for row in named)
+            images = "damaged image" if len(self._seen) == 1 else "damaged images"
             more = f"; and {len(self._seen) - _NAMED} more" if len(self._seen) > _NAMED else ""
             raise DataError(
-                f"{len(self._seen)} damaged image{'s' if len(self._seen) > 1 else ''}, and at most {self._most} may be passed over: {shown}{more}",
-                where=self._view.store.path,
+                f"{len(self._seen)} {images}, and at most {self._most} may be passed over: {shown}{more}",
+                where=self._view.store.shown,
                 remedy="vitray data verify names all that is wrong; data.max_bad_fraction allows more",
             )
 

@@ -74,7 +74,7 @@ def shared_split(wish: Wish, task_cpus: float) -> DecodedSplit | None:
             continue  # whoever asked first has ended, and the actor with it
         return DecodedSplit(chunks, wish.view.store.manifest.channels)
     raise ResourceError(
-        "the decoded images were lost three times", where=wish.view.store.path, remedy="data.cache=none"
+        "the decoded images were lost three times", where=wish.view.store.shown, remedy="data.cache=none"
     )
 
 

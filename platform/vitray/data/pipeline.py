@@ -9,10 +9,8 @@ from __future__ import annotations
 import ctypes
 import itertools
 import time
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -26,8 +24,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from vitray.data.lookahead import Lookahead
 from vitray.data.pace import Pace, Unit
 from vitray.data.prefetch import Prefetch
+from vitray.data.ray_context import check_room, ordered_context
 from vitray.data.unit import Block, Plan, read_unit
-from vitray.errors import DataError, ResourceError
+from vitray.errors import DataError
 
 SEGMENT_UNITS = 128
 FIRST_SEGMENT_UNITS = 16  # then the units' true cost is known
@@ -78,7 +77,7 @@ def ray_blocks(plan: Plan, start: int, stop: int, *, workers: int, prefetch: int
 
 
 def _segment(plan: Plan, units: list[Unit], task_cpus: float, lookahead: Lookahead) -> Iterator[Made]:
-    with _context(lookahead):
+    with ordered_context(partial(_near, lookahead)):
         dataset = ray.data.read_datasource(_Units(plan, units), override_num_blocks=len(units), num_cpus=task_cpus)
         bundles = iter(dataset.iter_internal_ref_bundles())
     try:
@@ -95,16 +94,13 @@ def _segment(plan: Plan, units: list[Unit], task_cpus: float, lookahead: Lookahe
 
 
 def _check_room(task_cpus: float) -> None:
-    """Raise if no task gets a CPU: Ray would wait for one for ever, in silence."""
-    probe = ray.remote(num_cpus=task_cpus)(lambda: None).remote()
-    if not ray.wait([probe], timeout=_PATIENCE_S)[0]:
-        ray.cancel(probe, force=True)
-        raise ResourceError(
-            f"no CPU is free for the tasks that read data: each takes {task_cpus:g}, and all of the cluster's "
-            f"{ray.cluster_resources().get('CPU', 0):g} are reserved",
-            where="data.workers",
-            remedy="end what else runs there, add a node, or lower cluster.workers",
-        )
+    check_room(
+        task_cpus,
+        what="the tasks that read data",
+        where="data.workers",
+        remedy="end what else runs there, add a node, or lower cluster.workers",
+        patience=_PATIENCE_S,
+    )
 
 
 class _Units(Datasource):
@@ -172,30 +168,11 @@ def from_arrow(table: pa.Table, plan: Plan) -> Made:
     return block, float((table.schema.metadata or {}).get(_SECONDS, b"0"))
 
 
-@contextmanager
-def _context(lookahead: Lookahead) -> Iterator[None]:
-    """Ray Data as the stream wants it; the process's own context comes back."""
-    before = DataContext.get_current()
-    with warnings.catch_warnings():
-        # Copying a context reads its deprecated fields. And Ray means to place tasks by itself one day; today it
-        # spreads them over all nodes.
-        warnings.simplefilter("ignore")
-        DataContext._set_current(_quiet_and_ordered(before, lookahead))
-    try:
-        yield
-    finally:
-        DataContext._set_current(before)
-
-
-def _quiet_and_ordered(before: DataContext, lookahead: Lookahead) -> DataContext:
-    context = before.copy()
-    context.target_max_block_size = None  # else Ray merges small blocks and slices large ones
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+def _near(lookahead: Lookahead, context: DataContext) -> None:
+    """Governed by ``lookahead``; tasks on the rank's own node, so that pixels need not travel, while it has CPUs."""
     lookahead.govern(context)
-    # On the rank's own node, so that pixels need not travel; elsewhere when it has no CPU to give.
-    node = ray.get_runtime_context().get_node_id()
-    here = NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
+    here = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=True, _spill_on_unavailable=True
+    )
+    # Deprecated, since Ray means to place tasks by itself one day; today it spreads them over all nodes.
     context.scheduling_strategy = context.scheduling_strategy_large_args = here
-    return context

@@ -6,20 +6,19 @@ Tasks go out in waves, so that a source of any size has a bounded list of tasks.
 from __future__ import annotations
 
 import itertools
-import logging
 import pickle
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import DataContext
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from vitray.data.ray_context import PATIENCE_S as _PATIENCE_S
+from vitray.data.ray_context import check_room, ordered_context, quiet
 from vitray.data.ray_reach import check_readable, check_writable
 from vitray.errors import ResourceError, VitrayError
 
@@ -30,7 +29,6 @@ TASK_CPUS = 0.5  # tasks wait for storage half of the time, and half a CPU is of
 WAVE = 1024  # tasks
 _TOGETHER = 8  # jobs a task at most: a Ray task costs 20 ms whatever it does, and a chunk of small images no more
 _ROUNDS = 8  # tasks a CPU at least, so that all of them end at about the same time
-_PATIENCE_S = 60.0  # a cluster may have to start a machine
 
 
 class RayTasks:
@@ -49,7 +47,13 @@ class RayTasks:
                 where="executor",
                 remedy="call ray.init() first, or choose the executor 'local'",
             )
-        _check_room()
+        check_room(
+            TASK_CPUS,
+            what="preparing",
+            where="Ray",
+            remedy="end what else runs there, wait for it, or prepare with --executor local",
+            patience=_PATIENCE_S,
+        )
 
     def map(self, task: Callable[[Job], Result], jobs: Iterable[Job]) -> Generator[Result, None, None]:
         together = 1
@@ -57,7 +61,7 @@ class RayTasks:
             together = max(1, min(_TOGETHER, int(len(jobs) / (_ROUNDS * ray.cluster_resources().get("CPU", 1.0)))))
         remaining = iter(jobs)
         tasks = iter(lambda: list(itertools.islice(remaining, together)), [])
-        with _quiet():
+        with quiet():
             while wave := list(itertools.islice(tasks, WAVE)):
                 yield from _pipeline(task, wave)
 
@@ -70,21 +74,8 @@ class RayTasks:
                 check_readable(readable, nodes)
 
 
-def _check_room() -> None:
-    """Raise if no task gets a CPU: Ray would wait for one for ever, in silence."""
-    probe = ray.remote(num_cpus=TASK_CPUS)(lambda: None).remote()
-    if not ray.wait([probe], timeout=_PATIENCE_S)[0]:
-        ray.cancel(probe, force=True)
-        total = ray.cluster_resources().get("CPU", 0.0)
-        raise ResourceError(
-            f"no CPU is free for preparing: a task takes {TASK_CPUS:g}, and all of the cluster's {total:g} are in use",
-            where="Ray",
-            remedy="end what else runs there, wait for it, or prepare with --executor local",
-        )
-
-
 def _pipeline(task: Callable[[Job], Result], wave: list[list[Job]]) -> Iterator[Result]:
-    with _context():
+    with ordered_context():
         dataset = ray.data.read_datasource(_Wave(task, wave), override_num_blocks=len(wave), num_cpus=TASK_CPUS)
         tables = iter(dataset.iterator().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
     try:
@@ -147,31 +138,3 @@ class _Outcomes:
             return self._task(job)
         except (VitrayError, OSError) as error:
             return _Failed(error)
-
-
-@contextmanager
-def _context() -> Iterator[None]:
-    """Ray Data ordered, quiet and with blocks as they are; the process's own context comes back."""
-    before = DataContext.get_current()
-    context = before.copy()
-    context.target_max_block_size = None  # else Ray merges small blocks
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    DataContext._set_current(context)
-    try:
-        yield
-    finally:
-        DataContext._set_current(before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray Data reports each of its executions; here one progress bar shows all of them."""
-    logger = logging.getLogger("ray.data")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -24,7 +24,7 @@ class SplitView:
         for part in self._parts:
             if part not in known:
                 raise DataError(
-                    f"has no split {part!r}", where=str(self.store.path), remedy="its splits: " + ", ".join(known)
+                    f"has no split {part!r}", where=self.store.shown, remedy="its splits: " + ", ".join(known)
                 )
 
     @cached_property

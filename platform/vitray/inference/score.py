@@ -63,7 +63,7 @@ def score_package(package: Path, data: ShardedImages, split: str, device: str = 
         raise DataError(
             f"has {len(data.classes)} classes and {data.channels} channels that are not those of the model "
             f"({len(info.classes)} classes, {info.model.in_chans} channels)",
-            where=str(data.store.path),
+            where=data.store.shown,
             remedy="evaluate on a dataset prepared with the same classes",
         )
     rows = data.num_samples(split)

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from matplotlib.figure import Figure
 
@@ -112,7 +112,7 @@ def promote(
         tags={
             "vitray.sweep": sweep.name,
             "vitray.trial": best.name,
-            "vitray.dataset": Path(data.store.path).name,
+            "vitray.dataset": PurePosixPath(data.store.shown).name,
             "vitray.dataset_fingerprint": data.fingerprint,
             "vitray.config_hash": run.experiment.identity,
         },
