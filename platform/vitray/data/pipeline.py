@@ -10,21 +10,20 @@ import ctypes
 import itertools
 import time
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray.data
-from ray.data import DataContext
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vitray.data.lookahead import Lookahead
 from vitray.data.pace import Pace, Unit
 from vitray.data.prefetch import Prefetch
 from vitray.data.ray_context import check_room, ordered_context
+from vitray.data.stream_options import StreamOptions
 from vitray.data.unit import Block, Plan, read_unit
 from vitray.errors import DataError
 
@@ -37,25 +36,19 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 Made = tuple[Block, float]
 
 
-def ray_blocks(plan: Plan, start: int, stop: int, *, workers: int, prefetch: int, task_cpus: float) -> Iterator[Block]:
-    """The blocks of steps ``start .. stop - 1``, in order.
-
-    Args:
-        workers: tasks at once.
-        prefetch: blocks that wait for the rank beside them.
-        task_cpus: CPUs that a task reserves.
-    """
-    pace, lookahead = Pace(plan), Lookahead(workers, prefetch)
+def ray_blocks(plan: Plan, start: int, stop: int, options: StreamOptions) -> Iterator[Block]:
+    """The blocks of steps ``start .. stop - 1``, in order."""
+    pace, lookahead = Pace(plan), Lookahead(options.workers, options.prefetch)
 
     def begin(first: int, most: int) -> tuple[Prefetch[Made] | None, list[Unit], int]:
         units = list(itertools.islice(pace.run(first, stop), most))
         if not units:
             return None, units, stop
         running = Prefetch(
-            lambda: _segment(plan, units, task_cpus, lookahead),
+            lambda: _segment(plan, units, options, lookahead),
             depth=1,
             patience=_PATIENCE_S,
-            out_of_patience=lambda: _check_room(task_cpus),
+            out_of_patience=lambda: _check_room(options.task_cpus),
         )
         return running, units, units[-1][0] + units[-1][1]
 
@@ -76,9 +69,14 @@ def ray_blocks(plan: Plan, start: int, stop: int, *, workers: int, prefetch: int
         lookahead.close()
 
 
-def _segment(plan: Plan, units: list[Unit], task_cpus: float, lookahead: Lookahead) -> Iterator[Made]:
-    with ordered_context(partial(_near, lookahead)):
-        dataset = ray.data.read_datasource(_Units(plan, units), override_num_blocks=len(units), num_cpus=task_cpus)
+def _segment(plan: Plan, units: list[Unit], options: StreamOptions, lookahead: Lookahead) -> Iterator[Made]:
+    with ordered_context(lookahead.govern):
+        dataset = ray.data.read_datasource(
+            _Units(plan, units),
+            override_num_blocks=len(units),
+            num_cpus=options.task_cpus,
+            label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()} if options.near else None,
+        )
         bundles = iter(dataset.iter_internal_ref_bundles())
     try:
         for bundle in bundles:
@@ -166,13 +164,3 @@ def from_arrow(table: pa.Table, plan: Plan) -> Made:
     arrays = {name: table.column(name).chunk(0).to_numpy() for name in ("step", "label", "weight", "sample_id")}
     block = Block(image=pixels[image.offset : image.offset + len(image)], **arrays)
     return block, float((table.schema.metadata or {}).get(_SECONDS, b"0"))
-
-
-def _near(lookahead: Lookahead, context: DataContext) -> None:
-    """Governed by ``lookahead``; tasks on the rank's own node, so that pixels need not travel, while it has CPUs."""
-    lookahead.govern(context)
-    here = NodeAffinitySchedulingStrategy(
-        ray.get_runtime_context().get_node_id(), soft=True, _spill_on_unavailable=True
-    )
-    # Deprecated, since Ray means to place tasks by itself one day; today it spreads them over all nodes.
-    context.scheduling_strategy = context.scheduling_strategy_large_args = here

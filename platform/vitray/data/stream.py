@@ -5,46 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 from vitray.data.cache import DecodedChunk, DecodedSplit, Wish, decode_chunk, held
 from vitray.data.damage import DamageLimit
 from vitray.data.pace import Pace, Unit
 from vitray.data.prefetch import ahead
+from vitray.data.stream_options import Executor, StreamOptions
 from vitray.data.unit import Batch, Block, Plan, batches_of, read_unit
 from vitray.errors import ConfigError
 
-Executor = Literal["local", "ray"]
+__all__ = ["Executor", "StreamOptions", "stream"]
+
 _CACHED_UNIT_SECONDS = 0.05  # no task has to be started for it, so it may be short
 log = logging.getLogger("vitray")
-
-
-@dataclass(frozen=True)
-class StreamOptions:
-    """How the bytes are fetched; never what is seen.
-
-    Args:
-        executor: "local" works in threads of this process, "ray" in Ray Data tasks.
-        cache: "decoded" keeps the split's decoded pixels, "none" never, "auto" when they fit ``cache_bytes``.
-        workers: tasks (or threads) at once.
-        prefetch: blocks that are ready and wait, at most.
-        task_cpus: CPUs that a data task reserves.
-        max_bad_fraction: above this share of damaged rows the stream stops.
-    """
-
-    executor: Executor = "local"
-    cache: Literal["auto", "none", "decoded"] = "auto"
-    cache_bytes: int = 2**30
-    workers: int = 2
-    prefetch: int = 2
-    task_cpus: float = 1.0
-    max_bad_fraction: float = 0.001
-
-    @property
-    def threads(self) -> int:
-        """Threads that work on cached images: as many as the tasks would have had CPUs."""
-        return self.workers if self.executor == "local" else max(1, round(self.workers * self.task_cpus))
 
 
 def stream(plan: Plan, start: int, stop: int, options: StreamOptions) -> Iterator[Batch]:
@@ -68,9 +41,7 @@ def _blocks(plan: Plan, start: int, stop: int, options: StreamOptions) -> Iterat
     if options.executor == "ray":
         from vitray.data.pipeline import ray_blocks  # Ray only where it is asked for
 
-        return ray_blocks(
-            plan, start, stop, workers=options.workers, prefetch=options.prefetch, task_cpus=options.task_cpus
-        )
+        return ray_blocks(plan, start, stop, options)
     return _in_threads(lambda unit: read_unit(plan, *unit), Pace(plan), start, stop, options)
 
 

@@ -24,6 +24,7 @@ from vitray.train.loop import fit
 from vitray.train.mailbox import Job
 from vitray.train.ranks import Ranks, lost_peer
 from vitray.train.report import Report
+from vitray.train.resources import GroupPlan
 
 _PREFETCH = 2  # blocks; each is a third of a second of a task's work
 _POLL_S = 30.0  # how long a rank waits in one call; it asks again until the group closes
@@ -31,12 +32,10 @@ _POLL_S = 30.0  # how long a rank waits in one call; it asks again until the gro
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """What a rank needs to know before any job: the mailbox, its threads, and how many data tasks it may have."""
+    """What a rank needs to know before any job: where jobs come from, and what it may take."""
 
     mailbox: Any
-    threads: int
-    task_cpus: float
-    data_workers: int
+    plan: GroupPlan
 
 
 class _MailboxReporter:
@@ -72,7 +71,7 @@ def serve(settings: dict[str, Any]) -> None:
 
 def _run(job: Job, ranks: Ranks, config: ServeConfig) -> None:
     mailbox = config.mailbox
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.plan.threads)
     try:
         run_job(
             job,
@@ -82,10 +81,11 @@ def _run(job: Job, ranks: Ranks, config: ServeConfig) -> None:
                 executor="ray",
                 cache=job.experiment.data.cache,
                 cache_bytes=job.experiment.data.cache_bytes,
-                task_cpus=config.task_cpus,
-                workers=config.data_workers,
+                task_cpus=config.plan.task_cpus,
+                workers=config.plan.data_workers,
                 prefetch=_PREFETCH if job.experiment.data.prefetch == "auto" else job.experiment.data.prefetch,
                 max_bad_fraction=job.experiment.data.max_bad_fraction,
+                near=_room_here(config.plan),
             ),
         )
     except Exception as error:
@@ -101,6 +101,14 @@ def _run(job: Job, ranks: Ranks, config: ServeConfig) -> None:
         gc.collect()
         if ranks.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _room_here(plan: GroupPlan) -> bool:
+    """Whether this node has CPUs for the data tasks of all the group's ranks on it."""
+    node = ray.get_runtime_context().get_node_id()
+    cpus = next((info["Resources"].get("CPU", 0.0) for info in ray.nodes() if info["NodeID"] == node), 0.0)
+    ranks = ray.train.get_context().get_local_world_size()
+    return bool(ranks * (plan.rank_cpus + plan.data_workers * plan.task_cpus) <= cpus)
 
 
 def run_job(job: Job, ranks: Ranks, reporter: Any, options: StreamOptions) -> None:

@@ -95,7 +95,7 @@ class WorkerGroup:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _serve(self) -> None:
-        config = ServeConfig(self._mailbox, self.plan.threads, self.plan.task_cpus, self.plan.data_workers)
+        config = ServeConfig(self._mailbox, self.plan)
         resources = {"CPU": self.plan.rank_cpus} | ({"GPU": 1} if self.plan.use_gpu else {})
         trainer = TorchTrainer(
             serve,
