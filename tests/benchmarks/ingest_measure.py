@@ -21,6 +21,8 @@ from ingest_work import Arm, Stream, Work
 _SETTLE = 2.0  # seconds after a stream that was broken off, so that what was under way is over
 _WARM_SECONDS = 2.0  # nothing counts sooner after the first batch: a backlog from before it would
 
+_spent: dict[tuple[int, float], float] = {}  # of every process ever seen, by its number and when it began
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -149,13 +151,15 @@ def touch(batch: Any) -> int:
 
 
 def tree_cpu_seconds() -> float:
-    """CPU time of this process and all below it, the ended ones that a parent waited for included."""
-    total = 0.0
+    """CPU time of this process and all below it, with what the ended ones had spent when they were last seen.
+
+    Ray's workers come and go, and their time is added to no parent's.
+    """
     for process in tree():
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.Error):
             times = process.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
-    return total
+            _spent[process.pid, process.create_time()] = times.user + times.system
+    return sum(_spent.values())
 
 
 def machine_cpu_seconds() -> float:

@@ -6,11 +6,13 @@ An epoch's files are listed once for each epoch of a pass, so no peer pays for e
 With default settings the Parquet reader packs 128 MiB of files into a task, and ``map_batches`` works on whole blocks:
 6,400 photos at a time, of which the first arrives when many are done. So those passes are measured whole, and are long
 enough for some such tasks on every core. Tuned means the reader's older form, whose tasks are what
-``override_num_blocks`` says: one file of 256 photos, read, decoded and cropped by one fused task.
+``override_num_blocks`` says: one file of 256 photos, read, decoded and cropped by one fused task; a task a core at
+once, or one more.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,16 +50,18 @@ def ray_tuned(work: Work) -> Iterator[Stream]:
 
     with _ray(work):
         ray.data.DataContext.get_current().use_datasource_v2 = False
-        yield lambda epochs: _parquet(work, epochs or _enough(work), blocks=True)
+        yield lambda epochs: _parquet(work, epochs or _enough(work), tuned=True)
 
 
-def _parquet(work: Work, epochs: int, *, blocks: bool = False) -> Iterator[Any]:
+def _parquet(work: Work, epochs: int, *, tuned: bool = False) -> Iterator[Any]:
     import ray.data
 
     files = _named_again(work, epochs)
-    options: dict[str, Any] = {"override_num_blocks": len(files)} if blocks else {}
-    dataset = ray.data.read_parquet(files, shuffle="files", **options)
-    return _batches(dataset.map_batches(_decode_and_crop, fn_args=(work,)), work)
+    # As many tasks at once as there would be workers of a DataLoader. The same for both, or they are not fused.
+    task: dict[str, Any] = {"num_cpus": math.floor(work.cores / work.workers * 100) / 100} if tuned else {}
+    blocks: dict[str, Any] = {"override_num_blocks": len(files)} if tuned else {}
+    dataset = ray.data.read_parquet(files, shuffle="files", **blocks, **task)
+    return _batches(dataset.map_batches(_decode_and_crop, fn_args=(work,), **task), work)
 
 
 def _long(work: Work) -> int:
