@@ -146,7 +146,7 @@ class DataConfig(Section):
     """Which images, at what size, and how they are fetched.
 
     ``path``: a dataset folder, a pyarrow.fs URI, or ``builtin:digits``. ``workers``: data tasks at once, for each rank.
-    ``prefetch``: blocks that are ready and wait. ``max_bad_fraction``: share of damaged rows that a run passes over.
+    ``prefetch``: units of work that wait beside them. ``max_bad_fraction``: share of damaged rows that are passed over.
     """
 
     path: str

@@ -60,7 +60,7 @@ def _layout(work: Work, ranks: int) -> dict[str, Any]:
     from vitray.train.resources import plan_groups
 
     plan = plan_groups(ClusterConfig(workers=ranks, use_gpu=True), cpus=work.cores + ranks, gpus=ranks)
-    return {"workers": plan.data_workers, "task_cpus": plan.task_cpus}
+    return {"workers": plan.data_workers, "task_cpus": plan.task_cpus, "prefetch": max(2, plan.data_workers)}
 
 
 @contextmanager

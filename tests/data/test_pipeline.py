@@ -13,8 +13,9 @@ import pytest
 import ray
 
 from vitray.cluster.local import Cluster
-from vitray.data import ShardedImages, pipeline
+from vitray.data import ShardedImages, pace, pipeline
 from vitray.data.cache import Wish
+from vitray.data.lookahead import Lookahead
 from vitray.data.node_cache import NodeCache, shared_split
 from vitray.data.pace import Pace
 from vitray.data.recent import Recent
@@ -108,6 +109,21 @@ def test_a_shard_that_is_gone_is_named(cluster: Cluster, photos: Path, tmp_path:
             batches(data, "ray", stop_step=6, cache=cache, size=(9, 9))
 
 
+@pytest.mark.parametrize("unit", [1, 3])
+def test_large_steps_are_blocks_of_their_own(
+    cluster: Cluster, photos: Path, monkeypatch: pytest.MonkeyPatch, unit: int
+) -> None:
+    """A task hands them over one by one; the short step of an epoch ends its unit. The batches stay the same."""
+    monkeypatch.setattr(pace, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(pace, "_BLOCK_ROWS", 1)
+    monkeypatch.setattr(Pace, "steps", unit)
+    data = ShardedImages.open(str(photos))
+    span = {"start_step": 1, "stop_step": 20}
+    through_ray = batches(data, "ray", **span)
+    assert_same(through_ray, batches(data, "local", **span))
+    assert all(not batch.image.flags.owndata for batch in through_ray)
+
+
 def test_a_decoded_split_lies_in_the_object_store_once(
     cluster: Cluster, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +159,7 @@ def test_a_split_larger_than_half_the_object_store_is_decoded_every_epoch(
 ) -> None:
     actor = ray.remote(num_cpus=0)(NodeCache).remote(1000)
     monkeypatch.setattr("vitray.data.node_cache._actor", lambda node: actor)
+    monkeypatch.setattr("vitray.data.node_cache._actors", {})
     monkeypatch.setattr("vitray.data.stream.held", Recent(limit=2**20))
     data = ShardedImages.open(str(photos))
     assert_same(batches(data, "ray", cache="auto", stop_step=6), batches(data, "local", stop_step=6))
@@ -150,17 +167,18 @@ def test_a_split_larger_than_half_the_object_store_is_decoded_every_epoch(
         batches(data, "ray", cache="decoded", stop_step=6)
 
 
-def test_no_more_blocks_are_made_than_the_rank_may_wait_for(
-    cluster: Cluster, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_no_more_units_are_begun_than_the_rank_may_wait_for(
+    cluster: Cluster, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each task leaves a file; a consumer that stands still sees no more of them than it took, plus the limit."""
-    honest = pipeline._make
+    """A consumer that stands still finds as many units under way or ready as it allowed, and no more."""
+    begun: dict[int, int] = {}
+    honest = Lookahead.allows
 
-    def leaves_a_file(plan: Any, first: int, count: int) -> Any:
-        (tmp_path / str(first)).touch()
-        return honest(plan, first, count)
+    def counted(self: Lookahead, pipeline: int, operator: Any) -> bool:
+        begun[pipeline] = operator.metrics.num_tasks_submitted
+        return honest(self, pipeline, operator)
 
-    monkeypatch.setattr(pipeline, "_make", leaves_a_file)
+    monkeypatch.setattr(Lookahead, "allows", counted)
     fetch = StreamOptions(executor="ray", cache="none", task_cpus=0.5, workers=2, prefetch=1)
     stream = ShardedImages.open(str(photos)).batches(
         "train", global_batch=8, size=(24, 20), stop_step=600, options=fetch
@@ -168,11 +186,11 @@ def test_no_more_blocks_are_made_than_the_rank_may_wait_for(
     for _ in range(30):
         last = next(stream)
     made = 0
-    while made != (made := len(list(tmp_path.glob("[0-9]*")))):
+    while made != (made := sum(begun.values())):
         time.sleep(2)
     stream.close()  # type: ignore[attr-defined]
     taken = last.step // 2 + 2  # the first two units have one step
-    # Two tasks at once, one block waiting; and Ray Data lets a new pipeline begin with one, whatever it is told.
+    # Two at work, one waiting; and Ray Data lets a new pipeline begin with one, whatever it is told.
     assert taken <= made <= taken + 3 + 1
 
 
@@ -190,7 +208,7 @@ def test_no_cpu_for_data_is_an_error_rather_than_a_long_silence(
     greedy = Greedy.remote()
     assert ray.get(greedy.here.remote())
     try:
-        with pytest.raises(ResourceError, match="no CPU is free for the tasks that read data: each takes"):
+        with pytest.raises(ResourceError, match="no CPU is free for the tasks that read data: a task takes"):
             batches(ShardedImages.open(str(photos)), "ray", stop_step=6)
     finally:
         ray.kill(greedy)

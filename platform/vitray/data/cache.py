@@ -41,9 +41,10 @@ class Wish:
         return cls(view, None if crops or view.store.manifest.image_size == size else size)
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, str, str, str]:
+        """The place too: a copy of the same dataset elsewhere may have damaged rows that this one has not."""
         size = f"{self.size[0]}x{self.size[1]}" if self.size else "as stored"
-        return self.view.store.fingerprint, self.view.split, size
+        return self.view.store.path, self.view.store.fingerprint, self.view.split, size
 
     @property
     def bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""How far Ray Data may run ahead of the rank: so many tasks at once, so many blocks waiting, and no more.
+"""How far Ray Data may run ahead of the rank: so many units begun and not yet taken, and no more.
 
 Ray Data's own policies divide the cluster's CPUs and object store between pipelines by whole numbers, which leaves a
 rank's pipeline on a small machine with one task at a time and lets it fill half the object store on a large one.
@@ -19,20 +19,24 @@ _KEY = "vitray.lookahead"
 
 
 class Lookahead:
-    """Counts a stream's blocks: ``workers`` tasks at once, at most ``workers + prefetch`` begun and not yet taken."""
+    """Counts a stream's units: at most ``workers + prefetch`` are begun and not yet taken.
+
+    How many of them run at once follows from the CPUs that a task reserves. The others wait where a CPU comes free, not
+    here: Ray Data looks up ten times a second, so a task that it had yet to send would leave its CPU idle for 50 ms.
+    """
 
     _known: ClassVar[dict[int, Lookahead]] = {}
     _numbers: ClassVar[itertools.count[int]] = itertools.count()
 
     def __init__(self, workers: int, prefetch: int) -> None:
-        self.workers, self.limit = workers, workers + prefetch
+        self.limit = workers + prefetch
         self._taken, self._begun = 0, list[int]()
         self._lock = threading.Lock()
         self._number = next(self._numbers)
         self._known[self._number] = self
 
     def take(self) -> None:
-        """The consumer has moved on to its next block."""
+        """The consumer has the last block of a unit."""
         with self._lock:
             self._taken += 1
 
@@ -45,7 +49,7 @@ class Lookahead:
         with self._lock:
             self._begun[pipeline] = operator.metrics.num_tasks_submitted
             ahead = sum(self._begun) - self._taken
-        return ahead < self.limit and operator.num_active_tasks() < self.workers
+        return ahead < self.limit
 
     def close(self) -> None:
         self._known.pop(self._number, None)

@@ -18,12 +18,15 @@ from vitray.errors import DataError, ResourceError, VitrayError
 _SHARE = 0.5  # of a node's object store; the rest is for blocks under way
 
 
+_actors: dict[tuple[str, str], Any] = {}
+
+
 class NodeCache:
     """The actor. Splits are kept until others need their room, the longest unused first."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._entries: dict[tuple[str, str, str], _Entry] = {}
+        self._entries: dict[tuple[str, ...], _Entry] = {}
 
     def split(self, wish: Wish, node: str, task_cpus: float) -> list[Any] | None:
         """References to the split's chunks, which may still be on their way; None when it does not fit."""
@@ -59,7 +62,9 @@ def shared_split(wish: Wish, task_cpus: float) -> DecodedSplit | None:
     """
     node = ray.get_runtime_context().get_node_id()
     for _ in range(3):
-        cache = _actor(node)
+        key = (ray.get_runtime_context().get_job_id(), node)
+        # Kept, since an actor ends with the last handle of its maker.
+        cache = _actors[key] = _actors.get(key) or _actor(node)
         try:
             references = ray.get(cache.split.remote(wish, node, task_cpus))
             if references is None:
@@ -71,7 +76,8 @@ def shared_split(wish: Wish, task_cpus: float) -> DecodedSplit | None:
                 raise error.cause from None
             raise
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError):
-            continue  # whoever asked first has ended, and the actor with it
+            _actors.pop(key, None)  # whoever asked first has ended, and the actor with it
+            continue
         return DecodedSplit(chunks, wish.view.store.manifest.channels)
     raise ResourceError(
         "the decoded images were lost three times", where=wish.view.store.shown, remedy="data.cache=none"

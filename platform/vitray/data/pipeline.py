@@ -7,6 +7,7 @@ are under way before the current one ends.
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray.data
+from ray.data import DataContext
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
@@ -23,12 +25,14 @@ from vitray.data.lookahead import Lookahead
 from vitray.data.pace import Pace, Unit
 from vitray.data.prefetch import Prefetch
 from vitray.data.ray_context import check_room, ordered_context
+from vitray.data.recent import Recent
 from vitray.data.stream_options import StreamOptions
 from vitray.data.unit import Block, Plan, read_unit
 from vitray.errors import DataError
 
 SEGMENT_UNITS = 128
 FIRST_SEGMENT_UNITS = 16  # then the units' true cost is known
+_TARGET = 0.9  # of a block's bytes: ranks' shares of a step differ by a row or three
 _PATIENCE_S = 60.0  # without a block before somebody looks whether there will be one
 _SECONDS = b"vitray.seconds"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -39,13 +43,14 @@ Made = tuple[Block, float]
 def ray_blocks(plan: Plan, start: int, stop: int, options: StreamOptions) -> Iterator[Block]:
     """The blocks of steps ``start .. stop - 1``, in order."""
     pace, lookahead = Pace(plan), Lookahead(options.workers, options.prefetch)
+    shared = ray.put(plan)  # once for all tasks: the manifest of a large dataset is large
 
     def begin(first: int, most: int) -> tuple[Prefetch[Made] | None, list[Unit], int]:
         units = list(itertools.islice(pace.run(first, stop), most))
         if not units:
             return None, units, stop
         running = Prefetch(
-            lambda: _segment(plan, units, options, lookahead),
+            lambda: _segment(plan, shared, units, options, lookahead, pace.block_bytes),
             depth=1,
             patience=_PATIENCE_S,
             out_of_patience=lambda: _check_room(options.task_cpus),
@@ -56,10 +61,12 @@ def ray_blocks(plan: Plan, start: int, stop: int, options: StreamOptions) -> Ite
     try:
         while upcoming is not None:
             current, upcoming, left = upcoming, None, len(units)
+            ends = {first + count - 1 for first, count in units}
             for block, seconds in current:
                 pace.saw(len(block.step), seconds)
-                lookahead.take()
-                left -= 1
+                if int(block.step[-1]) in ends:
+                    lookahead.take()
+                    left -= 1
                 if left <= lookahead.limit and upcoming is None and following < stop:
                     upcoming, units, following = begin(following, SEGMENT_UNITS)
                 yield block
@@ -69,10 +76,17 @@ def ray_blocks(plan: Plan, start: int, stop: int, options: StreamOptions) -> Ite
         lookahead.close()
 
 
-def _segment(plan: Plan, units: list[Unit], options: StreamOptions, lookahead: Lookahead) -> Iterator[Made]:
-    with ordered_context(lookahead.govern):
+def _segment(
+    plan: Plan, shared: Any, units: list[Unit], options: StreamOptions, lookahead: Lookahead, block_bytes: int | None
+) -> Iterator[Made]:
+    def change(context: DataContext) -> None:
+        lookahead.govern(context)
+        if block_bytes:  # Ray hands over what has grown beyond this, and slices what is half as large again
+            context.target_max_block_size = int(_TARGET * block_bytes)
+
+    with ordered_context(change):
         dataset = ray.data.read_datasource(
-            _Units(plan, units),
+            _Units(plan, shared, units, stepwise=block_bytes is not None),
             override_num_blocks=len(units),
             num_cpus=options.task_cpus,
             label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()} if options.near else None,
@@ -104,41 +118,53 @@ def _check_room(task_cpus: float) -> None:
 class _Units(Datasource):
     """A read task a unit."""
 
-    def __init__(self, plan: Plan, units: list[Unit]) -> None:
+    def __init__(self, plan: Plan, shared: Any, units: list[Unit], *, stepwise: bool) -> None:
         super().__init__()
-        self._plan, self._units = plan, units
+        self._shared, self._units, self._stepwise = shared, units, stepwise
+        self._rows = -(-plan.order.global_batch // plan.world_size)
+        self._row_bytes = plan.image_bytes
 
     def get_name(self) -> str:
         return "VitrayUnits"
 
     def estimate_inmemory_data_size(self) -> int | None:
-        return sum(self._rows(count) for _, count in self._units) * self._plan.image_bytes
+        return sum(count for _, count in self._units) * self._rows * self._row_bytes
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         return [self._task(first, count) for first, count in self._units]
 
-    def _rows(self, count: int) -> int:
-        return count * -(-self._plan.order.global_batch // self._plan.world_size)
-
     def _task(self, first: int, count: int) -> ReadTask:
-        plan, rows = self._plan, self._rows(count)
-        size = rows * plan.image_bytes
-        metadata = BlockMetadata(num_rows=rows, size_bytes=size, exec_stats=None, input_files=None)
-        return ReadTask(lambda: [_make(plan, first, count)], metadata)
+        shared, parts, rows = self._shared, [(first, count)], count * self._rows
+        if self._stepwise:
+            parts = [(step, 1) for step in range(first, first + count)]
+        metadata = BlockMetadata(num_rows=rows, size_bytes=rows * self._row_bytes, exec_stats=None, input_files=None)
+        return ReadTask(lambda: _make(shared, parts), metadata)
 
 
-def _make(plan: Plan, first: int, count: int) -> pa.Table:
-    _keep_pages()
-    start = time.perf_counter()
-    table = to_arrow(read_unit(plan, first, count))
-    return table.replace_schema_metadata({_SECONDS: str(time.perf_counter() - start)})
+_plans: Recent[Plan] = Recent(limit=8)
+
+
+def _make(shared: Any, parts: list[Unit]) -> Iterator[pa.Table]:
+    """What a task does: the blocks of the steps in ``parts``, each handed over before the next is begun."""
+    _settle_in()
+    plan = _plans.get(shared.hex(), lambda: ray.get(shared))
+    for first, count in parts:
+        start = time.thread_time()
+        table = to_arrow(read_unit(plan, first, count))
+        yield table.replace_schema_metadata({_SECONDS: str(time.thread_time() - start)})
 
 
 @cache
-def _keep_pages() -> None:
-    """Let this process keep the memory of one block for the next: fresh pages cost a sixth of a task's time."""
+def _settle_in() -> None:
+    """Make this process fit for many units.
+
+    It keeps the memory of one block for the next, since fresh pages cost a sixth of a task's time; and what is imported
+    by now is no longer searched for garbage, which cost a twentieth.
+    """
+    gc.collect()
+    gc.freeze()
     try:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 2**30)

@@ -16,7 +16,7 @@ class StreamOptions:
         executor: "local" works in threads of this process, "ray" in Ray Data tasks.
         cache: "decoded" keeps the split's decoded pixels, "none" never, "auto" when they fit ``cache_bytes``.
         workers: tasks (or threads) at once.
-        prefetch: blocks that are ready and wait, at most.
+        prefetch: units that wait beside those under way, at most.
         task_cpus: CPUs that a data task reserves.
         near: data tasks stay on this node, so that pixels need not travel, even if they have to wait for a CPU there.
         max_bad_fraction: above this share of damaged rows the stream stops.

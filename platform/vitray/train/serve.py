@@ -18,6 +18,7 @@ from ray.train.torch import get_device
 from vitray.data.images import ShardedImages
 from vitray.data.stream import StreamOptions
 from vitray.errors import TrainingError, VitrayError
+from vitray.experiment import Experiment
 from vitray.train.checkpoint import CheckpointStore
 from vitray.train.feed import Feed
 from vitray.train.loop import fit
@@ -26,7 +27,6 @@ from vitray.train.ranks import Ranks, lost_peer
 from vitray.train.report import Report
 from vitray.train.resources import GroupPlan
 
-_PREFETCH = 2  # blocks; each is a third of a second of a task's work
 _POLL_S = 30.0  # how long a rank waits in one call; it asks again until the group closes
 
 
@@ -83,7 +83,7 @@ def _run(job: Job, ranks: Ranks, config: ServeConfig) -> None:
                 cache_bytes=job.experiment.data.cache_bytes,
                 task_cpus=config.plan.task_cpus,
                 workers=config.plan.data_workers,
-                prefetch=_PREFETCH if job.experiment.data.prefetch == "auto" else job.experiment.data.prefetch,
+                prefetch=_prefetch(job.experiment, config.plan),
                 max_bad_fraction=job.experiment.data.max_bad_fraction,
                 near=_room_here(config.plan),
             ),
@@ -101,6 +101,11 @@ def _run(job: Job, ranks: Ranks, config: ServeConfig) -> None:
         gc.collect()
         if ranks.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _prefetch(experiment: Experiment, plan: GroupPlan) -> int:
+    wanted = experiment.data.prefetch
+    return max(2, plan.data_workers) if wanted == "auto" else wanted
 
 
 def _room_here(plan: GroupPlan) -> bool:
