@@ -70,7 +70,6 @@ def test_a_small_source_is_prepared_here_and_json_says_what_was_converted(vitray
     facts = json.loads(said.out)
     assert facts["converted"] == {"resized": 60}
     assert "60/60" in said.err
-    assert "images/s" in said.err
     said = vitray("data", "inspect", "ds")
     assert "60 resized" in said.out
 

@@ -33,7 +33,7 @@ def test_it_tells_the_space_the_trials_and_the_resources(here: Here, digits: Pat
     said = facts(here, f"data.path={digits}", "search.trials=20", "search.concurrent=4", "cluster.use_gpu=false")
     assert said["trials"] == 20
     assert said["trials_at_once"] == 4
-    assert said["resources_per_trial"] == "1 rank of 1 CPU, 2 threads each"
+    assert said["resources_per_trial"] == "1 rank of 1 CPU, each with 2 threads and 2 data tasks of 0.5 CPU"
     assert said["valid_architectures"] + sum(said["refused"].values()) == said["architectures"]
     assert said["space"]["model.pos_encoding"] == [
         "none", "learned", "sinusoidal", "sinusoidal_2d", "relative", "rope_2d",
@@ -59,7 +59,7 @@ def test_it_runs_nothing_and_writes_nothing_but_builtin_data(here: Here, tmp_pat
     facts(here)
     written = contents(tmp_path)
     assert written
-    assert all(name.startswith("home/data/digits/") for name in written)
+    assert all(name.startswith("home/data/digits-v2/") for name in written)
     before = dict(written)
     facts(here)
     assert contents(tmp_path) == before
