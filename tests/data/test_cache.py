@@ -74,9 +74,9 @@ def test_splits_sizes_and_datasets_are_not_confused(
     plans = [plan_of(digits, split) for split in ("train", "val", "train+val")]
     plans += [plan_of(digits, "val", (4, 4)), plan_of(small_shards, "val")]
     for plan in plans:
-        assert held.find(wish_of(plan).key) is None
+        assert held.find(("here", *wish_of(plan).key)) is None
         list(stream(plan, 0, 1, DECODED))
-    sizes = [found.bytes for plan in plans if (found := held.find(wish_of(plan).key))]
+    sizes = [found.bytes for plan in plans if (found := held.find(("here", *wish_of(plan).key)))]
     assert sizes == [1258 * 64, 180 * 64, 1438 * 64, 180 * 16, 180 * 64]
 
 

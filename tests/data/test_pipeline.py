@@ -124,6 +124,23 @@ def test_large_steps_are_blocks_of_their_own(
     assert all(not batch.image.flags.owndata for batch in through_ray)
 
 
+def test_streams_side_by_side_do_not_disturb_each_other(cluster: Cluster, photos: Path) -> None:
+    """Two ranks in one process, their segments begun by several threads; and Ray Data's own settings come back."""
+    before = str(ray.data.DataContext.get_current().execution_options)
+    data = ShardedImages.open(str(photos))
+    fetch = StreamOptions(executor="ray", cache="none", task_cpus=0.5)
+    both = [
+        data.batches("train", global_batch=8, size=(24, 20), augment=_AUGMENT, rank=rank, world_size=2, stop_step=18,
+                     options=fetch)
+        for rank in range(2)
+    ]  # fmt: skip
+    found = list(zip(*both, strict=True))
+    for rank in range(2):
+        alone = batches(data, "local", rank=rank, world_size=2, stop_step=18)
+        assert_same([pair[rank] for pair in found], alone)
+    assert str(ray.data.DataContext.get_current().execution_options) == before
+
+
 def test_a_decoded_split_lies_in_the_object_store_once(
     cluster: Cluster, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,9 +224,13 @@ def test_no_cpu_for_data_is_an_error_rather_than_a_long_silence(
 
     greedy = Greedy.remote()
     assert ray.get(greedy.here.remote())
+    monkeypatch.setattr("vitray.data.node_cache.PATIENCE_S", 2.0)
+    data = ShardedImages.open(str(photos))
     try:
         with pytest.raises(ResourceError, match="no CPU is free for the tasks that read data: a task takes"):
-            batches(ShardedImages.open(str(photos)), "ray", stop_step=6)
+            batches(data, "ray", stop_step=6)
+        with pytest.raises(ResourceError, match="no CPU is free for decoding the images"):
+            shared_split(Wish(SplitView(data.store, "val"), (11, 11)), 0.5)
     finally:
         ray.kill(greedy)
     # With a CPU to be had again, the pipeline that was given up finds out that nobody wants it.

@@ -20,6 +20,7 @@ from vitray.data.decode import decode, fit
 from vitray.data.order import Order
 from vitray.data.pace import Pace
 from vitray.data.prefetch import Prefetch, ahead
+from vitray.data.prepare import prepare
 from vitray.data.recent import Recent
 from vitray.data.stream import StreamOptions
 from vitray.data.unit import Batch, Plan
@@ -283,6 +284,14 @@ def test_units_follow_the_clock_and_cover_every_step(digits: Path) -> None:
     assert sum(lengths) == 995
     assert lengths[0] == 1  # so that the first batch comes soon
     assert set(lengths[1:-1]) <= {29, 30}
+
+
+def test_a_split_without_images_says_so(tmp_path: Path) -> None:
+    prepare("builtin:digits", tmp_path / "ds", fractions=(0.8, 0, 0.2))
+    data = ShardedImages.open(str(tmp_path / "ds"))
+    for asked in (lambda: data.step_samples("val", 0, global_batch=8), lambda: batches(data, "val")):
+        with pytest.raises(DataError, match="has no images in its val split"):
+            asked()
 
 
 def producers() -> list[threading.Thread]:

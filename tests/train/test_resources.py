@@ -102,3 +102,10 @@ def test_a_plan_is_described_in_words() -> None:
     assert plan(2, cpus=2).describe() == "2 ranks of 0.75 CPU, each with 1 thread and 1 data task of 0.25 CPU"
     with_gpu = "1 rank of 1 CPU, 1 GPU, each with 8 threads and 11 data tasks of 0.63 CPU"
     assert plan(1, cpus=8, gpus=1).describe() == with_gpu
+
+
+def test_an_elastic_group_leaves_cpus_for_data_however_far_it_grows() -> None:
+    made = plan((1, 4), cpus=4)
+    assert 4 * made.rank_cpus + made.task_cpus <= 4
+    assert plan((1, 8), cpus=4).rank_cpus == made.rank_cpus
+    assert plan((2, 3), cpus=16).data_workers == 7

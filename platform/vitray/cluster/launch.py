@@ -19,6 +19,7 @@ from vitray.cluster.local import Cluster, Machine, connect
 from vitray.data.builtin import dataset_folder
 from vitray.data.cache import Wish
 from vitray.data.images import ShardedImages
+from vitray.data.uri import public
 from vitray.data.verify import verify
 from vitray.data.view import SplitView
 from vitray.errors import ConfigError, DataError, InterruptedRunError
@@ -61,7 +62,7 @@ class Prepared:
         folder = dataset_folder(experiment.data.path)
         data = ShardedImages.open(folder)
         if experiment.data.verify == "full" and (wrong := verify(data.store)):
-            raise DataError(wrong[0].problem, where=f"{folder}/{wrong[0].file}", remedy=_VERIFY)
+            raise DataError(wrong[0].problem, where=f"{data.store.shown}/{wrong[0].file}", remedy=_VERIFY)
         weights = experiment.train.init_from
         if weights is not None and not Path(weights).exists():
             raise ConfigError("there are no such weights", where=f"train.init_from: {weights}", remedy="check the path")
@@ -264,10 +265,15 @@ def _caching(prepared: Prepared) -> str:
     experiment, data = prepared.experiment, prepared.experiment.data
     view = SplitView(prepared.data.store, experiment.train.split)
     wish = Wish.of(view, experiment.model.size, data.augment)
+    from vitray.data.node_cache import least_capacity
+
     size = f"{wish.bytes / 2**20:,.1f} MiB"
-    if wish.allowed(data.cache, data.cache_bytes):
+    if not wish.allowed(data.cache, data.cache_bytes):
+        why = "data.cache is none" if data.cache == "none" else f"{size} are more than data.cache_bytes"
+    elif wish.bytes <= least_capacity():
         return f"the images of {view.split} ({size}) are decoded once"
-    why = "data.cache is none" if data.cache == "none" else f"{size} are more than data.cache_bytes"
+    else:
+        why = f"{size} are more than half of a node's object store"
     return f"every epoch decodes its images ({why})"
 
 
@@ -300,4 +306,4 @@ def _difference(saved: Prepared, asked: Prepared) -> str:
     changed = [
         f"{key} was {before.get(key)!r}, is {after.get(key)!r}" for key in after if before.get(key) != after[key]
     ]
-    return "; ".join(changed[:4]) or "the data differ"
+    return public("; ".join(changed[:4])) or "the data differ"

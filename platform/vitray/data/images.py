@@ -11,7 +11,7 @@ from vitray.data.shards import ShardStore
 from vitray.data.stream import Executor, StreamOptions, stream
 from vitray.data.unit import Batch, Plan
 from vitray.data.view import SplitView
-from vitray.errors import ConfigError
+from vitray.errors import ConfigError, DataError
 from vitray.experiment import AugmentConfig, Experiment, ImageSize
 
 __all__ = ["Batch", "ShardedImages"]
@@ -65,7 +65,15 @@ class ShardedImages:
     def order(
         self, split: str, *, global_batch: int, seed: int = 0, window: int | None = None, shuffle: bool | None = None
     ) -> Order:
-        """Which samples make up each step. Splits other than ``train...`` keep their stored order unless told."""
+        """Which samples make up each step. Splits other than ``train...`` keep their stored order unless told.
+
+        Raises:
+            DataError: no such split, or one without images.
+        """
+        if not SplitView(self.store, split).rows:
+            raise DataError(
+                f"has no images in its {split} split", where=self.store.shown, remedy="prepare it with a share for it"
+            )
         return Order(
             fingerprint=self.fingerprint,
             split=split,

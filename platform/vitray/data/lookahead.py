@@ -19,7 +19,7 @@ _KEY = "vitray.lookahead"
 
 
 class Lookahead:
-    """Counts a stream's units: at most ``workers + prefetch`` are begun and not yet taken.
+    """Counts a stream's units: at most ``limit`` are begun and not yet taken.
 
     How many of them run at once follows from the CPUs that a task reserves. The others wait where a CPU comes free, not
     here: Ray Data looks up ten times a second, so a task that it had yet to send would leave its CPU idle for 50 ms.
@@ -28,8 +28,8 @@ class Lookahead:
     _known: ClassVar[dict[int, Lookahead]] = {}
     _numbers: ClassVar[itertools.count[int]] = itertools.count()
 
-    def __init__(self, workers: int, prefetch: int) -> None:
-        self.limit = workers + prefetch
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._taken, self._begun = 0, list[int]()
         self._lock = threading.Lock()
         self._number = next(self._numbers)

@@ -13,8 +13,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vitray.data.cache import DecodedChunk, DecodedSplit, Wish, decode_chunk
-from vitray.errors import DataError, ResourceError, VitrayError
+from vitray.data.ray_context import PATIENCE_S, check_room, object_store_bytes
+from vitray.errors import ResourceError, VitrayError
 
+_ROOM = "end what else runs there, add a node, or lower cluster.workers"
 _SHARE = 0.5  # of a node's object store; the rest is for blocks under way
 
 
@@ -69,6 +71,8 @@ def shared_split(wish: Wish, task_cpus: float) -> DecodedSplit | None:
             references = ray.get(cache.split.remote(wish, node, task_cpus))
             if references is None:
                 return None
+            while len(ray.wait(references, num_returns=len(references), timeout=PATIENCE_S)[0]) < len(references):
+                check_room(task_cpus, what="decoding the images", where="data.cache", remedy=_ROOM, patience=PATIENCE_S)
             chunks: list[DecodedChunk] = ray.get(references)
         except ray.exceptions.RayTaskError as error:
             ray.get(cache.forget.remote(wish))
@@ -94,12 +98,11 @@ def _actor(node: str) -> Any:
             num_cpus=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
         )
-        .remote(int(_SHARE * _object_store(node)))
+        .remote(int(_SHARE * object_store_bytes(node)))
     )
 
 
-def _object_store(node: str) -> float:
-    for info in ray.nodes():
-        if info["NodeID"] == node:
-            return float(info["Resources"].get("object_store_memory", 0.0))
-    raise DataError("this node has left the cluster", where=node, remedy="start again")
+def least_capacity() -> int:
+    """Bytes of decoded images that every node of the cluster has room for."""
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    return min((int(_SHARE * object_store_bytes(node)) for node in nodes), default=0)

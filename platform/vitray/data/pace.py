@@ -12,6 +12,7 @@ _UNIT_SECONDS = 0.3  # a task costs about 20 ms whatever it does
 _UNIT_BYTES = 96 * 2**20
 _UNIT_STEPS = 256
 _BLOCK_BYTES = 4 * 2**20
+_ROW_BYTES = 28  # what a row has beside its image
 _BLOCK_ROWS = 24
 # On one core, measured at 8 and 256 pixels: OpenCV's decode and crop, and the crop alone.
 _SECONDS_A_ROW, _SECONDS_A_PIXEL, _SECONDS_A_CACHED_PIXEL = 20e-6, 6e-9, 2e-9
@@ -36,7 +37,8 @@ class Pace:
         self.measured = False
         self._short = plan.order.rows % plan.order.global_batch > 0  # an epoch's last step
         self._per_epoch = plan.order.steps_per_epoch
-        step_bytes = self._rows * plan.image_bytes
+        step_bytes = self._rows * (plan.image_bytes + _ROW_BYTES)
+        self._step_bytes = step_bytes
         self.block_bytes = step_bytes if step_bytes >= _BLOCK_BYTES and self._rows >= _BLOCK_ROWS else None
         """Bytes of a block where each step of a unit is one of its own: large ones are copied while they are still in
         the processor's cache. None where a unit is one block."""
@@ -45,6 +47,11 @@ class Pace:
     def steps(self) -> int:
         """Steps of the next unit, at least 1; its block stays under 96 MiB where one step does."""
         return max(1, min(int(self._unit_seconds / (self._rows * self._seconds_a_row)), self._most, _UNIT_STEPS))
+
+    @property
+    def unit_bytes(self) -> int:
+        """Of the largest unit there can be."""
+        return self._step_bytes * max(1, min(self._most, _UNIT_STEPS))
 
     def saw(self, rows: int, seconds: float) -> None:
         """A task worked ``seconds`` on ``rows`` rows."""

@@ -24,7 +24,7 @@ from ray.data.datasource import Datasource, ReadTask
 from vitray.data.lookahead import Lookahead
 from vitray.data.pace import Pace, Unit
 from vitray.data.prefetch import Prefetch
-from vitray.data.ray_context import check_room, ordered_context
+from vitray.data.ray_context import check_room, object_store_bytes, read_in_order
 from vitray.data.recent import Recent
 from vitray.data.stream_options import StreamOptions
 from vitray.data.unit import Block, Plan, read_unit
@@ -32,6 +32,7 @@ from vitray.errors import DataError
 
 SEGMENT_UNITS = 128
 FIRST_SEGMENT_UNITS = 16  # then the units' true cost is known
+_STORE_SHARE = 0.4  # of a node's object store for all blocks under way; half of it is for decoded splits
 _TARGET = 0.9  # of a block's bytes: ranks' shares of a step differ by a row or three
 _PATIENCE_S = 60.0  # without a block before somebody looks whether there will be one
 _SECONDS = b"vitray.seconds"
@@ -42,7 +43,10 @@ Made = tuple[Block, float]
 
 def ray_blocks(plan: Plan, start: int, stop: int, options: StreamOptions) -> Iterator[Block]:
     """The blocks of steps ``start .. stop - 1``, in order."""
-    pace, lookahead = Pace(plan), Lookahead(options.workers, options.prefetch)
+    pace = Pace(plan)
+    store = object_store_bytes(ray.get_runtime_context().get_node_id())
+    fitting = int(_STORE_SHARE * store / options.ranks_here / pace.unit_bytes)
+    lookahead = Lookahead(max(2, min(options.workers + options.prefetch, fitting)))
     shared = ray.put(plan)  # once for all tasks: the manifest of a large dataset is large
 
     def begin(first: int, most: int) -> tuple[Prefetch[Made] | None, list[Unit], int]:
@@ -53,7 +57,7 @@ def ray_blocks(plan: Plan, start: int, stop: int, options: StreamOptions) -> Ite
             lambda: _segment(plan, shared, units, options, lookahead, pace.block_bytes),
             depth=1,
             patience=_PATIENCE_S,
-            out_of_patience=lambda: _check_room(options.task_cpus),
+            out_of_patience=lambda: _check_room(options),
         )
         return running, units, units[-1][0] + units[-1][1]
 
@@ -84,14 +88,14 @@ def _segment(
         if block_bytes:  # Ray hands over what has grown beyond this, and slices what is half as large again
             context.target_max_block_size = int(_TARGET * block_bytes)
 
-    with ordered_context(change):
-        dataset = ray.data.read_datasource(
-            _Units(plan, shared, units, stepwise=block_bytes is not None),
-            override_num_blocks=len(units),
-            num_cpus=options.task_cpus,
-            label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()} if options.near else None,
-        )
-        bundles = iter(dataset.iter_internal_ref_bundles())
+    dataset = read_in_order(
+        _Units(plan, shared, units, stepwise=block_bytes is not None),
+        len(units),
+        num_cpus=options.task_cpus,
+        label_selector=_place(options),
+        change=change,
+    )
+    bundles = iter(dataset.iter_internal_ref_bundles())
     try:
         for bundle in bundles:
             for reference in bundle.block_refs:
@@ -105,13 +109,19 @@ def _segment(
             close()
 
 
-def _check_room(task_cpus: float) -> None:
+def _place(options: StreamOptions) -> dict[str, str] | None:
+    """Where tasks may run: on this node, or anywhere."""
+    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()} if options.near else None
+
+
+def _check_room(options: StreamOptions) -> None:
     check_room(
-        task_cpus,
+        options.task_cpus,
         what="the tasks that read data",
         where="data.workers",
         remedy="end what else runs there, add a node, or lower cluster.workers",
         patience=_PATIENCE_S,
+        label_selector=_place(options),
     )
 
 

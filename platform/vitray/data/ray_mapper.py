@@ -18,7 +18,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from vitray.data.ray_context import PATIENCE_S as _PATIENCE_S
-from vitray.data.ray_context import check_room, ordered_context, quiet
+from vitray.data.ray_context import check_room, quiet, read_in_order
 from vitray.data.ray_reach import check_readable, check_writable
 from vitray.errors import ResourceError, VitrayError
 
@@ -75,9 +75,8 @@ class RayTasks:
 
 
 def _pipeline(task: Callable[[Job], Result], wave: list[list[Job]]) -> Iterator[Result]:
-    with ordered_context():
-        dataset = ray.data.read_datasource(_Wave(task, wave), override_num_blocks=len(wave), num_cpus=TASK_CPUS)
-        tables = iter(dataset.iterator().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+    dataset = read_in_order(_Wave(task, wave), len(wave), num_cpus=TASK_CPUS)
+    tables = iter(dataset.iterator().iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
     try:
         for table in tables:
             for outcome in table["outcome"]:

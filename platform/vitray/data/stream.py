@@ -62,7 +62,8 @@ def _decoded(plan: Plan, options: StreamOptions) -> DecodedSplit | None:
     wish = Wish.of(plan.view, plan.size, plan.augment)
     if not wish.allowed(options.cache, options.cache_bytes):
         return None
-    split = held.find(wish.key)
+    key = (_session(options), *wish.key)
+    split = held.find(key)
     if split is None:
         if options.executor == "ray":
             from vitray.data.node_cache import shared_split
@@ -80,8 +81,17 @@ def _decoded(plan: Plan, options: StreamOptions) -> DecodedSplit | None:
                 )
             log.warning("the decoded images do not fit the object store: every epoch decodes them again")
             return None
-        held.put(wish.key, split)
+        held.put(key, split)
     return split
+
+
+def _session(options: StreamOptions) -> str:
+    """Whose memory the split lies in: that of an object store must not be looked at once its Ray is left."""
+    if options.executor == "local":
+        return "here"
+    import ray
+
+    return str(ray.get_runtime_context().get_job_id())
 
 
 def _decode_here(wish: Wish, options: StreamOptions) -> DecodedSplit:

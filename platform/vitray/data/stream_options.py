@@ -19,6 +19,7 @@ class StreamOptions:
         prefetch: units that wait beside those under way, at most.
         task_cpus: CPUs that a data task reserves.
         near: data tasks stay on this node, so that pixels need not travel, even if they have to wait for a CPU there.
+        ranks_here: ranks that share this node's object store.
         max_bad_fraction: above this share of damaged rows the stream stops.
     """
 
@@ -29,6 +30,7 @@ class StreamOptions:
     prefetch: int = 2
     task_cpus: float = 1.0
     near: bool = False
+    ranks_here: int = 1
     max_bad_fraction: float = 0.001
 
     @property

@@ -85,7 +85,9 @@ def plan_groups(
             remedy=f"set search.concurrent={fitting} or auto",
         )
     groups = groups or fitting
-    ranks = groups * least
+    # An elastic group takes what it may: CPUs for data are reserved beside as many ranks as this cluster can hold.
+    most = least if isinstance(config.workers, int) else max(least, min(config.workers[1], int(have // groups)))
+    ranks = groups * most
     # Fractions where CPUs are few, so that at least one data task always fits beside the ranks.
     rank_cpus = 1.0 if cpus >= ranks + 1 else max(0.01, int((cpus - 2 * _SMALL_TASK) / ranks * 100) / 100)
     left = round(cpus - ranks * rank_cpus, 4)

@@ -6,9 +6,10 @@ import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitray import __version__
+from vitray.data.uri import public
 from vitray.errors import ConfigError, nearest
 from vitray.experiment import Experiment
 from vitray.home import Home
@@ -41,7 +42,7 @@ class Run:
             self.key,
             name=self.name,
             experiment=self.experiment.tracking.experiment,
-            params={k: v for k, v in self.experiment.flat().items() if v is not None},
+            params={k: _shown(v) for k, v in self.experiment.flat().items() if v is not None},
             tags={
                 "vitray.kind": self.kind,
                 "vitray.version": __version__,
@@ -52,7 +53,11 @@ class Run:
             },
             parent=self.parent,
         )
-        tracker.log_artifact(self.key, self.write_config())
+        self.write_config()
+        shown = self.folder / "shown" / _FILE  # the one to go on with may hold a key to the data
+        shown.parent.mkdir(exist_ok=True)
+        shown.write_text(public((self.folder / _FILE).read_text(encoding="utf-8")), encoding="utf-8")
+        tracker.log_artifact(self.key, shown)
 
     def write_config(self) -> Path:
         """The resolved experiment as YAML in the run's folder; ``vitray train`` reads it again."""
@@ -60,6 +65,10 @@ class Run:
         path = self.folder / _FILE
         path.write_text(to_yaml(self.experiment.model_dump(mode="json")), encoding="utf-8")
         return path
+
+
+def _shown(value: Any) -> Any:
+    return public(value) if isinstance(value, str) else value
 
 
 def train_run(

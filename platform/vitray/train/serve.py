@@ -86,6 +86,7 @@ def _run(job: Job, ranks: Ranks, config: ServeConfig) -> None:
                 prefetch=_prefetch(job.experiment, config.plan),
                 max_bad_fraction=job.experiment.data.max_bad_fraction,
                 near=_room_here(config.plan),
+                ranks_here=_ranks_here(config.plan),
             ),
         )
     except Exception as error:
@@ -108,11 +109,16 @@ def _prefetch(experiment: Experiment, plan: GroupPlan) -> int:
     return max(2, plan.data_workers) if wanted == "auto" else wanted
 
 
+def _ranks_here(plan: GroupPlan) -> int:
+    """Ranks on this node, if all groups have as many on it as this one."""
+    return plan.groups * int(ray.train.get_context().get_local_world_size())
+
+
 def _room_here(plan: GroupPlan) -> bool:
-    """Whether this node has CPUs for the data tasks of all the group's ranks on it."""
+    """Whether this node has CPUs for the data tasks of all ranks on it."""
     node = ray.get_runtime_context().get_node_id()
     cpus = next((info["Resources"].get("CPU", 0.0) for info in ray.nodes() if info["NodeID"] == node), 0.0)
-    ranks = ray.train.get_context().get_local_world_size()
+    ranks = _ranks_here(plan)
     return bool(ranks * (plan.rank_cpus + plan.data_workers * plan.task_cpus) <= cpus)
 
 

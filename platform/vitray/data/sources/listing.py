@@ -89,6 +89,10 @@ class Listing:
                 raise
             what = problem(error) if isinstance(error, OSError) else str(error).partition("\n")[0]
             raise DataError(what, where=self.name, remedy="mend the listing: UTF-8 text with a header line") from None
+        for column in (path, label):
+            kind = table.schema.field(column).type
+            if pa.types.is_nested(kind):
+                raise DataError(f"column {column!r} holds {kind}", where=self.name, remedy="name one of plain values")
         texts = [text.strip() if text else None for text in table[path].cast(pa.string()).to_pylist()]
         kind = table.schema.field(label).type
         labels = table[label].to_pylist() if pa.types.is_integer(kind) else labels_in(table[label].cast(pa.string()))
