@@ -153,12 +153,14 @@ def test_configs_and_commands_load_nothing_big_then_the_order_then_the_stream() 
     assert after_plan & set(HEAVY) == {"numpy", "pyarrow", "cv2"}
 
 
+@pytest.mark.slow
 def test_models_and_the_training_loop_know_neither_ray_nor_mlflow() -> None:
     after_models, after_loop = loaded_by("vitray.models", "vitray.train.loop vitray.train.mailbox")
     assert after_models & {"ray", "mlflow", "pandas", "pyarrow", "cv2", "sklearn", "matplotlib"} == set()
     assert after_loop & {"ray", "mlflow", "pandas", "sklearn", "matplotlib"} == set()
 
 
+@pytest.mark.slow
 def test_a_data_task_imports_no_torch() -> None:
     """The pipeline's own imports are ray, pyarrow, numpy and the unit: a task unpickles a plan and calls read_unit."""
     ours = {n for n in imports(PACKAGE / "data/pipeline.py", at_run_time_only=True) if n.startswith("vitray.")}

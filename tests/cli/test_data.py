@@ -44,6 +44,7 @@ def vitray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     return Shell(monkeypatch, capsys)
 
 
+@pytest.mark.slow
 def test_prepare_inspect_verify(vitray: Shell, tmp_path: Path) -> None:
     done = vitray("data", "prepare", "builtin:digits", "ds")
     assert done.code == 0
@@ -66,6 +67,7 @@ def test_json_stands_alone_on_stdout(vitray: Shell) -> None:
     assert json.loads(vitray("data", "verify", "ds", "--output", "json").out)["findings"] == []
 
 
+@pytest.mark.slow
 def test_options_reach_the_dataset(vitray: Shell) -> None:
     words = ["--seed", "3", "--rows-per-group", "10", "--shard-mb", "0.02", "--fractions", "0.5,0.5,0"]
     facts = json.loads(vitray("data", "prepare", "builtin:digits", "ds", *words, "--output", "json").out)

@@ -49,7 +49,7 @@ def test_uniforms_depend_on_their_own_id_alone() -> None:
     assert 0 <= many.min() < many.max() < 1
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(orders, st.integers(0, 5))
 def test_every_sample_exactly_once_an_epoch(order: Order, epoch: int) -> None:
     steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
