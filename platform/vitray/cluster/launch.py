@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitray.cluster.address import check_answers, named_address
+from vitray.cluster.caching import caching
 from vitray.cluster.local import Cluster, Machine, connect
 from vitray.data.builtin import dataset_folder
-from vitray.data.cache import Wish
 from vitray.data.images import ShardedImages
 from vitray.data.uri import public
 from vitray.data.verify import verify
-from vitray.data.view import SplitView
 from vitray.errors import ConfigError, DataError, InterruptedRunError
 from vitray.experiment import Experiment
 from vitray.home import Home
@@ -145,7 +144,7 @@ def train(
         run = Run(_key(home, name), name, "train", home.runs / name, experiment, prepared.data.fingerprint)
         run.write_config()  # not before: a run that was refused leaves nothing, and its name stays free
         order = prepared.data.order(experiment.train.split, global_batch=experiment.train.global_batch)
-        watcher.begin(run, f"{plan.describe()}; {_caching(prepared)}", order.steps_per_epoch)
+        watcher.begin(run, f"{plan.describe()}; {caching(experiment, prepared.data)}", order.steps_per_epoch)
         group = WorkerGroup(plan, max_restarts=experiment.cluster.max_restarts)
 
         def take(report: Report) -> bool:
@@ -258,23 +257,6 @@ def _sweep(
     tracker.set_tags(sweep.key, {"vitray.best": best.name, "vitray.model": f"{winner.model}/{winner.version}"})
     tracker.end_run(sweep.key, "FINISHED")
     return records, winner
-
-
-def _caching(prepared: Prepared) -> str:
-    """What becomes of decoded images, for the log."""
-    experiment, data = prepared.experiment, prepared.experiment.data
-    view = SplitView(prepared.data.store, experiment.train.split)
-    wish = Wish.of(view, experiment.model.size, data.augment)
-    from vitray.data.node_cache import least_capacity
-
-    size = f"{wish.bytes / 2**20:,.1f} MiB"
-    if not wish.allowed(data.cache, data.cache_bytes):
-        why = "data.cache is none" if data.cache == "none" else f"{size} are more than data.cache_bytes"
-    elif wish.bytes <= least_capacity():
-        return f"the images of {view.split} ({size}) are decoded once"
-    else:
-        why = f"{size} are more than half of a node's object store"
-    return f"every epoch decodes its images ({why})"
 
 
 def _check_splits(prepared: Prepared) -> None:

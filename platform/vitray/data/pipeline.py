@@ -103,10 +103,6 @@ def _segment(
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         raise (cause if isinstance(cause, DataError) else error) from None
-    finally:
-        close = getattr(bundles, "close", None)
-        if close is not None:
-            close()
 
 
 def _place(options: StreamOptions) -> dict[str, str] | None:

@@ -93,7 +93,7 @@ class EmbeddedParquet:
             raise _damaged(error, self._folder.show(path)) from None
 
     def reread(self, place: Any) -> bytes:
-        raise NotImplementedError("rereads is False")
+        raise AssertionError("a source that does not reread is never asked to")
 
     def _images(self, column: pa.Array, path: str) -> Iterator[tuple[bytes, str | None]]:
         base, files = path.rpartition("/")[0], [None] * len(column)
