@@ -18,12 +18,11 @@ from vitray.experiment import (
     ClusterConfig,
     Experiment,
     ModelConfig,
-    PosEncoding,
     SearchConfig,
     TrackingConfig,
     TrainConfig,
-    divisors,
 )
+from vitray.model_config import PosEncoding, divisors
 
 ENCODINGS = get_args(PosEncoding)
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "platform" / "vitray"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Anyone may use these.
-LEAVES = {"errors", "home", "environment", "experiment", "augment_config", "config_base", "overrides"}
+LEAVES = {"errors", "home", "environment", "experiment", "model_config", "augment_config", "config_base", "overrides"}
 
 # cli, jobs -> cluster, inference, tune -> train -> data, models, tracking -> experiment, errors.
 _TRAIN = {"train", "data", "models", "tracking"}
@@ -27,8 +27,9 @@ MAY_IMPORT = {
     "environment": set(),
     "config_base": {"errors"},
     "augment_config": {"config_base"},
+    "model_config": {"config_base", "errors"},
     "overrides": {"config_base", "errors"},
-    "experiment": {"augment_config", "config_base", "overrides", "errors"},
+    "experiment": {"augment_config", "config_base", "model_config", "overrides", "errors"},
     "data": LEAVES,
     "models": LEAVES,
     "tracking": LEAVES | {"data"},  # the input example of a registered model is encoded as data are

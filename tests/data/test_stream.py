@@ -22,7 +22,8 @@ from vitray.data.stream import StreamOptions
 from vitray.data.unit import Batch, Plan
 from vitray.data.view import SplitView
 from vitray.errors import ConfigError, DataError
-from vitray.experiment import AugmentConfig, divisors
+from vitray.experiment import AugmentConfig
+from vitray.model_config import divisors
 
 AUGMENTS = [None, AugmentConfig(crop=True, flip=True, shift=2)]
 

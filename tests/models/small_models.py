@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import torch
 
-from vitray.experiment import ModelConfig, PosEncoding
+from vitray.model_config import ModelConfig, PosEncoding
 from vitray.models import VisionTransformer
 
 ENCODINGS: tuple[str, ...] = get_args(PosEncoding)

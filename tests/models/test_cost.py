@@ -13,7 +13,7 @@ from small_models import small_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitray.errors import ConfigError
-from vitray.experiment import PRESETS, ModelConfig
+from vitray.model_config import PRESETS, ModelConfig
 from vitray.models import VisionTransformer
 from vitray.models.cost import cost, count_parameters, flops, memory
 

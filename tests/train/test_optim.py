@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitray.experiment import ModelConfig, OptimConfig, PosEncoding
+from vitray.experiment import ModelConfig, OptimConfig
+from vitray.model_config import PosEncoding
 from vitray.models import VisionTransformer
 from vitray.train.optim import lr_at, make_optimizer
 

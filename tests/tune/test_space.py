@@ -13,7 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vitray.errors import ConfigError
-from vitray.experiment import Experiment, PosEncoding
+from vitray.experiment import Experiment
+from vitray.model_config import PosEncoding
 from vitray.tune.space import Choice, Range, Space, compile_space, points_of
 
 ENCODINGS = list(get_args(PosEncoding))

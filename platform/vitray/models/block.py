@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vitray.experiment import ModelConfig
+from vitray.model_config import ModelConfig
 from vitray.models.attention import Attention, AxialAttention, Layout
 from vitray.models.drop_path import DropPath
 from vitray.models.mlp import Mlp

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vitray.experiment import ModelConfig
+from vitray.model_config import ModelConfig
 from vitray.models.vit import VisionTransformer
 
 Precision = Literal["float32", "bfloat16"]

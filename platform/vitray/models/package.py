@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vitray.errors import CheckpointError, ConfigError, DataError
-from vitray.experiment import ModelConfig
+from vitray.model_config import ModelConfig
 from vitray.models.vit import VisionTransformer
 from vitray.models.weights_file import first_few, mismatches
 

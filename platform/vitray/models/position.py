@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitray.experiment import ModelConfig
+from vitray.model_config import ModelConfig
 from vitray.models.resize import Grid, resize_offsets, resize_table
 
 

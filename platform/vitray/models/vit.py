@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitray.errors import ConfigError, DataError
-from vitray.experiment import ModelConfig
+from vitray.model_config import ModelConfig
 from vitray.models.attention import Layout
 from vitray.models.block import Block, LayerScale
 from vitray.models.patch_embed import PatchEmbed
