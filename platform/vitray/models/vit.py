@@ -70,7 +70,8 @@ class VisionTransformer(nn.Module):
         """
         grid = self._grid(images)
         patches = self.patch_embed(images)
-        prefix = [p.expand(len(images), -1, -1) for p in (self.cls_token, self.reg_token) if p is not None]
+        # shape[0], not len(): a number from len() would fix the batch size in an exported program.
+        prefix = [p.expand(images.shape[0], -1, -1) for p in (self.cls_token, self.reg_token) if p is not None]
         x = torch.cat((*prefix, patches), dim=1)
         table = self.position.table(grid, self.pos_embed, x.device)
         if table is not None:
