@@ -76,12 +76,11 @@ class Predictor:
         return answers
 
     def _predict_batch(self, images: Sequence[Image], top_k: int) -> list[Prediction]:
-        size, channels = self.info.model.size, self.info.model.in_chans or 1
         pixels: list[decode.Image] = []
         errors: list[str | None] = []
         for image in images:
             try:
-                pixels.append(decode.fit(_pixels(image, channels), size))
+                pixels.append(self.fit(image))
                 errors.append(None)
             except DataError as error:
                 errors.append(error.what)
@@ -91,10 +90,17 @@ class Predictor:
             for error in errors
         ]
 
+    def fit(self, image: Image) -> decode.Image:
+        """The pixels that the model sees of an image, uint8 (H, W, C) of its own size. Raises DataError."""
+        return decode.fit(_pixels(image, self.info.model.in_chans or 1), self.info.model.size)
+
+    def normalise(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """Fitted pixels (B, H, W, C) as the model takes them, float32 (B, C, H, W) on its device."""
+        return normalise(torch.from_numpy(pixels).to(self.device), self.info.mean, self.info.std)
+
     @torch.inference_mode()
     def _probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-        batch = normalise(torch.from_numpy(pixels).to(self.device), self.info.mean, self.info.std)
-        logits: torch.Tensor = self.model(batch)
+        logits: torch.Tensor = self.model(self.normalise(pixels))
         return logits.double().softmax(dim=1).cpu().numpy()
 
     def _answer(self, probabilities: npt.NDArray[np.float64], top_k: int) -> Prediction:

@@ -90,7 +90,7 @@ def _observe(model: VisionTransformer, images: Tensor, see: Callable[[Tensor, La
             raise DataError(
                 f"the attention weights of {x.shape[0]} images with {x.shape[1]} tokens take {needed / 2**30:.0f} GiB "
                 "a block",
-                remedy=f"look at fewer or smaller images, at most {MOST_BYTES / 2**30:.0f} GiB",
+                remedy=f"look at fewer images, or a model with fewer tokens: {MOST_BYTES / 2**30:.0f} GiB at most",
             )
         see(block_weights(module, x, layout), layout)
 

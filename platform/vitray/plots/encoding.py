@@ -7,7 +7,6 @@ import math
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecBase
 from matplotlib.image import AxesImage
@@ -15,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vitray.models.position import Position, Relative
 from vitray.models.vit import VisionTransformer
+from vitray.plots.figure import new_figure, spread
 
 NAMES = {
     "none": "none",
@@ -40,8 +40,7 @@ def encoding_figure(model: VisionTransformer) -> Figure:
     kind = model.config.pos_encoding
     h, w = model.config.grid
     position = model.position
-    figure = Figure(figsize=(11, 5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11.0, 5.0)
     figure.suptitle(f"Positional encoding: {NAMES[kind]}\n{h} x {w} patches of {model.config.patch_size} px")
     table = position.table((h, w), model.pos_embed, model.cls_token.device)
     if table is not None:
@@ -68,7 +67,7 @@ def _absolute(figure: Figure, table: torch.Tensor, grid: tuple[int, int]) -> Non
     _label(left, "Value by position and dimension", "dimension", "patch, in reading order")
     figure.colorbar(image, ax=left, label="value added to the token")
 
-    rows, columns = _spread(h), _spread(w)
+    rows, columns = spread(h, MOST_MAPS), spread(w, MOST_MAPS)
     unit = torch.nn.functional.normalize(table, dim=1)
     similarity = (unit @ unit.T).reshape(h, w, h, w)[rows][:, columns].numpy()
     gap = max(1, round(max(h, w) / 8))
@@ -91,8 +90,8 @@ def _relative(figure: Figure, position: Relative) -> None:
     """Left: a map a block and head (axial: a row a head). Right: the class token's biases by block and head."""
     tables = [position.height, position.width] if position.axial else [position.offset]
     limit = max(float(table.abs().max()) for table in tables) or 1.0
-    blocks = _spread(position.depth, MOST_BLOCKS)
-    columns = [0, 1] if position.axial else _spread(position.num_heads)
+    blocks = spread(position.depth, MOST_BLOCKS)
+    columns = [0, 1] if position.axial else spread(position.num_heads, MOST_MAPS)
     width, height = (3.4, 2.2) if position.axial else (1.9, 2.2)
     figure.set_size_inches(width * len(columns) + 4.6, max(5.4, height * len(blocks) + 1.4))
     halves = figure.add_gridspec(1, 2, width_ratios=(width * len(columns), 3.4))
@@ -201,10 +200,3 @@ def _label(axes: Axes, title: str, x: str, y: str, *, integers: bool = True) -> 
     if integers:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def _spread(count: int, most: int = MOST_MAPS) -> list[int]:
-    """All of 0..count-1, or ``most`` of them at even distances."""
-    if count <= most:
-        return list(range(count))
-    return [round(i * (count - 1) / (most - 1)) for i in range(most)]

@@ -26,3 +26,16 @@ def save(figure: Figure, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
     return path
+
+
+def spread(count: int, most: int) -> list[int]:
+    """All of 0..count-1, or ``most`` of them at even distances."""
+    if count <= most:
+        return list(range(count))
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
+
+
+def short(text: str, limit: int) -> str:
+    """At most ``limit`` characters, printable in a picture whatever a file's name holds."""
+    text = text.encode("utf-8", "replace").decode().replace("\n", " ")
+    return text if len(text) <= limit else text[: limit - 1] + "…"
