@@ -45,8 +45,9 @@ class TrainConfig(Section):
 
     ``mixup`` and ``cutmix`` are the alphas of their Beta distributions, 0 for off; with both on, a pair of images gets
     CutMix with probability ``switch_prob``, else MixUp. ``init_from``: weights to begin with: a file, a model's folder,
-    ``models:/NAME@alias``. ``freeze``: what keeps those weights, ``all_but_head`` or ``first_6`` (the embedding and six
-    blocks). ``compile``: let torch.compile fuse the model.
+    ``models:/NAME@alias``; ``init_path`` and ``init_sha256``, where they lie and what they are, are filled in.
+    ``freeze``: what keeps those weights, ``all_but_head`` or ``first_6`` (the embedding and six blocks). ``compile``:
+    let torch.compile fuse the model.
     """
 
     epochs: Positive = 40
@@ -65,7 +66,14 @@ class TrainConfig(Section):
     checkpoint_steps: Positive | None = None
     keep_checkpoints: Positive = 2
     init_from: str | None = None
+    init_path: str | None = None
+    init_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     freeze: Annotated[str, Field(pattern=r"^(none|all_but_head|first_[1-9]\d*)$")] = "none"
+
+    @property
+    def frozen_blocks(self) -> int | None:
+        """How many blocks ``freeze`` keeps, with all that comes before them; None where it names no number."""
+        return int(self.freeze.removeprefix("first_")) if self.freeze.startswith("first_") else None
 
 
 class OptimConfig(Section):
@@ -147,6 +155,20 @@ class Experiment(Section):
     search: SearchConfig | None = None
     tracking: TrackingConfig = TrackingConfig()
 
+    @model_validator(mode="after")
+    def _freezes_weights_that_are_there(self) -> Self:
+        if self.train.freeze != "none" and self.train.init_from is None:
+            raise ValueError(
+                f"train.freeze is {self.train.freeze}, but without train.init_from it would keep random weights; "
+                "say which weights to begin with, or leave train.freeze unset"
+            )
+        if (self.train.frozen_blocks or 0) > self.model.depth:
+            raise ValueError(
+                f"train.freeze is {self.train.freeze}, but model.depth is {self.model.depth}; "
+                f"first_{self.model.depth} or all_but_head keep every block"
+            )
+        return self
+
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         """Read YAML, apply ``section.key=value`` overrides, validate.
@@ -203,8 +225,10 @@ class Experiment(Section):
         for key in ("cache", "cache_bytes", "verify", "workers", "prefetch"):
             # How the bytes are fetched never changes what is learned.
             del parts["data"][key]
-        for key in ("checkpoint_steps", "keep_checkpoints"):  # nor does what is kept of it
+        for key in ("checkpoint_steps", "keep_checkpoints", "init_path"):  # nor does what is kept of it, and where
             del parts["train"][key]
+        if (digest := parts["train"].pop("init_sha256")) is not None:  # the same weights by whatever name
+            parts["train"]["init_from"] = digest
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def __hash__(self) -> int:

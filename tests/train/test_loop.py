@@ -14,7 +14,7 @@ from other_processes import CONTEXT, train_as_rank
 from small_runs import STEPS, assert_bitwise_equal, restored, small_experiment, small_feed, tensors_of, train
 
 from vitray.errors import TrainingError
-from vitray.models.package import load_package, save_package
+from vitray.models.package import load_package
 from vitray.train.checkpoint import CheckpointStore
 from vitray.train.evaluate import evaluate
 from vitray.train.loop import fresh_state, train_step
@@ -240,15 +240,6 @@ def test_gradients_are_clipped_only_when_asked_to(digits: Path) -> None:
         seen[limit] = norms[0]
     assert seen[1e-3] == pytest.approx(1e-3, rel=1e-3)
     assert seen[None] > 1e-2
-
-
-def test_training_starts_from_weights_that_were_named(digits: Path, tmp_path: Path) -> None:
-    experiment = small_experiment(digits)
-    source = fresh_state(small_experiment(digits, train__seed=9), Ranks())
-    save_package(tmp_path / "weights", source.model.state_dict(), small_feed(experiment).package_info())
-    started = fresh_state(experiment.with_values({"train.init_from": str(tmp_path / "weights")}), Ranks())
-    assert_bitwise_equal(started.model.state_dict(), source.model.state_dict())
-    assert not torch.equal(fresh_state(experiment, Ranks()).model.head.weight, source.model.head.weight)
 
 
 def test_fresh_weights_depend_on_the_seed_alone(digits: Path) -> None:

@@ -54,6 +54,9 @@ class TrainBar(TrainWatcher):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bar.stop()
 
+    def begins_with(self, weights: str) -> None:
+        self._console.print(f"begins with {weights}", markup=False, highlight=False, soft_wrap=True)
+
     def begin(self, run: Run, resources: str, steps_per_epoch: int) -> None:
         self._epochs = run.experiment.train.epochs
         self._console.print(f"run [bold]{run.name}[/]: {resources}; state in {run.folder}", highlight=False)

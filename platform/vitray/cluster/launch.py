@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from vitray.cluster.address import check_answers, named_address
 from vitray.cluster.caching import caching
 from vitray.cluster.local import Cluster, Machine, connect
+from vitray.cluster.weights import check_fit, check_trials, with_weights
 from vitray.data.builtin import dataset_folder
 from vitray.data.images import ShardedImages
 from vitray.data.uri import public
@@ -57,14 +58,13 @@ class Prepared:
         return cls.of(Experiment.load(config, overrides), Path(config).stem)
 
     @classmethod
-    def of(cls, experiment: Experiment, stem: str) -> Prepared:
+    def of(cls, experiment: Experiment, stem: str, *, begun: bool = False) -> Prepared:
+        """``begun``: it goes on from a checkpoint, so the weights that it once began with may be gone."""
         folder = dataset_folder(experiment.data.path)
         data = ShardedImages.open(folder)
         if experiment.data.verify == "full" and (wrong := verify(data.store)):
             raise DataError(wrong[0].problem, where=f"{data.store.shown}/{wrong[0].file}", remedy=_VERIFY)
-        weights = experiment.train.init_from
-        if weights is not None and not Path(weights).exists():
-            raise ConfigError("there are no such weights", where=f"train.init_from: {weights}", remedy="check the path")
+        experiment = experiment if begun else with_weights(experiment)
         return cls(data.resolve(experiment.with_values({"data.path": folder})), data, stem)
 
 
@@ -94,6 +94,7 @@ class TrainResult:
 class TrainWatcher:
     """Who watches a training; the methods do nothing here."""
 
+    def begins_with(self, weights: str) -> None: ...
     def begin(self, run: Run, resources: str, steps_per_epoch: int) -> None: ...
     def progress(self, step: int, values: object) -> None: ...
     def report(self, report: Report) -> None: ...
@@ -117,8 +118,9 @@ def train(
         ConfigError: the name is taken, there is no such run, or the config is not the one it was made with.
         InterruptedRunError: Ctrl-C; says how to go on.
     """
+    begun = resume is not None and any((home.runs / resume / "checkpoints").glob("step-*/commit.json"))
     if resume is not None:
-        saved = Prepared.of(saved_experiment(home, resume), resume)
+        saved = Prepared.of(saved_experiment(home, resume), resume, begun=begun)
         if prepared is not None and prepared.experiment.identity != saved.experiment.identity:
             raise ConfigError(
                 f"the config is not the one that {resume!r} was made with: {_difference(saved, prepared)}",
@@ -137,6 +139,10 @@ def train(
         plan_groups(
             experiment.cluster, **vars(Machine.here()), data_workers=experiment.data.workers
         )  # an impossible demand is refused at once
+    weights = None if begun else check_fit([experiment], prepared.data.classes)
+    if weights is not None:
+        watcher.begins_with(str(weights))
+    tags = {"vitray.init_adapted": "; ".join(weights.adapted) or "nothing"} if weights is not None else {}
     with tracking(home) as tracker, connect(address) as cluster:
         plan = plan_groups(experiment.cluster, **cluster.room, data_workers=experiment.data.workers)
         from vitray.train.worker_group import WorkerGroup
@@ -152,7 +158,7 @@ def train(
             return True
 
         try:
-            last = train_run(run, group, tracker, on_report=take, on_progress=watcher.progress)
+            last = train_run(run, group, tracker, on_report=take, on_progress=watcher.progress, extra_tags=tags)
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 "interrupted", where=name, remedy=f"go on with: vitray train --resume {name}"
@@ -176,9 +182,9 @@ def plan(prepared: Prepared, *, address: str | None = None) -> SweepPlan:
 
     _check_splits(prepared)
     if named_address(address) is None:
-        return plan_sweep(prepared.experiment, **vars(Machine.here()))
+        return check_trials(plan_sweep(prepared.experiment, **vars(Machine.here())), prepared.data.classes)
     with connect(address) as cluster:
-        return plan_sweep(prepared.experiment, **cluster.room)
+        return check_trials(plan_sweep(prepared.experiment, **cluster.room), prepared.data.classes)
 
 
 def sweep(
@@ -222,7 +228,7 @@ def _sweep(
     from vitray.tune.state import Sweep, write_state
     from vitray.tune.sweep import run_trials
 
-    sweep_plan = plan_sweep(prepared.experiment, **cluster.room)
+    sweep_plan = check_trials(plan_sweep(prepared.experiment, **cluster.room), prepared.data.classes)
     sweep = Sweep(name, _key(home, name), home.runs / name, sweep_plan, prepared.data.fingerprint)
     shown = display(sweep_plan)
     sweep.run.begin(tracker)

@@ -5,10 +5,11 @@ Shapes: D width, N patches of the source.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 
 from vitray.errors import CheckpointError, DataError
-from vitray.models.package import load_package
+from vitray.model_config import ModelConfig
+from vitray.models.package import INFO, PackageInfo, load_package
 from vitray.models.resize import Grid, resize_kernel, resize_offsets, resize_table
 from vitray.models.vit import VisionTransformer
 from vitray.models.weights_file import first_few, mismatches, read_weights
@@ -37,6 +39,10 @@ TORCHVISION = (
     (r"^encoder\.ln\.", "norm."),
     (r"^heads\.head\.", "head."),
 )
+# What must be as it was: all of it shapes the function that the weights make, though not all of it their own shapes.
+SHAPE = ("embed_dim", "depth", "num_heads", "mlp_ratio", "pos_encoding", "registers", "qk_norm")
+# What may change without a new weight: the model has to learn its way from there.
+USE = ("attention", "pool")
 
 
 @dataclass(frozen=True)
@@ -55,36 +61,108 @@ class LoadReport:
         )
 
 
+@dataclass(frozen=True)
+class Pretrained:
+    """Weights as they were read, to begin one or several models with. ``info``: what a vitray package says of them."""
+
+    path: str
+    source: Source
+    weights: Mapping[str, Tensor]
+    info: PackageInfo | None = None
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Pretrained:
+        """Read a file or a package's folder. Errors as :func:`load_pretrained`, but for the architecture."""
+        if Path(path).is_dir():
+            model, info = load_package(path)
+            return cls(str(path), "timm", model.state_dict(), info)
+        weights, source = to_our_names(read_weights(path), str(path))
+        return cls(str(path), source, weights)
+
+    def fit(
+        self, model: VisionTransformer, *, classes: Sequence[str] | None = None, source_grid: Grid | None = None
+    ) -> tuple[dict[str, Tensor], LoadReport]:
+        """The weights as ``model`` needs them, and what was adapted. The model may be on the meta device, to ask only.
+
+        Raises:
+            CheckpointError: they are of another architecture.
+        """
+        if self.info is not None:
+            self._check_shape(self.info.model, model.config)
+            source_grid = source_grid or self.info.model.grid
+        weights, adapted = adapt(self.weights, model, source_grid, self.path)
+        wrong = mismatches(weights, model)
+        if wrong:
+            raise self._another(
+                first_few(wrong),
+                "configure the model that they were trained as; only classes, image size and patch size may differ",
+            )
+        had = self.info.classes if self.info is not None else None
+        if had is not None and classes is not None and len(had) == len(classes) and had != tuple(classes):
+            own = model.state_dict()
+            weights |= {"head.weight": own["head.weight"], "head.bias": own["head.bias"]}
+            adapted.append(_why_fresh(had, classes))
+        if had is None and classes is not None and not any(line.startswith("head:") for line in adapted):
+            adapted.append(f"head: kept, as it has {len(classes)} classes too (the file does not name them)")
+        if self.info is not None:
+            for key in USE:
+                before, now = getattr(self.info.model, key), getattr(model.config, key)
+                if before != now:
+                    adapted.append(f"model.{key}: {now} (the weights were trained with {before})")
+        return weights, LoadReport(self.path, self.source, len(weights), tuple(adapted))
+
+    def _check_shape(self, before: ModelConfig, now: ModelConfig) -> None:
+        """A package knows its model, which says more than shapes do: the number of heads changes none of them."""
+        changed = [key for key in SHAPE if getattr(before, key) != getattr(now, key)]
+        wrong = [f"model.{key} was {getattr(before, key)}, is {getattr(now, key)}" for key in changed]
+        if wrong:
+            wanted = " ".join(f"model.{key}={getattr(before, key)}" for key in changed)
+            raise self._another(first_few(wrong), f"set {wanted}")
+
+    def _another(self, why: str, remedy: str) -> CheckpointError:
+        return CheckpointError(f"the weights are of another architecture: {why}", where=self.path, remedy=remedy)
+
+
 def load_pretrained(
-    model: VisionTransformer, path: str | os.PathLike[str], *, source_grid: Grid | None = None
+    model: VisionTransformer,
+    path: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    source_grid: Grid | None = None,
 ) -> LoadReport:
     """Load weights into ``model`` in place. Strict: every tensor finds its place, or nothing is changed.
 
-    Adapted, and reported: a head for another number of classes keeps its fresh start; learned and relative positions
-    are interpolated to the model's grid; a patch kernel of another size is resized (FlexiViT). Anything else that
-    differs is another architecture.
+    Adapted, and reported: a head for other classes keeps its fresh start; learned and relative positions are
+    interpolated to the model's grid; a patch kernel of another size is resized (FlexiViT). Anything else that differs
+    is another architecture.
 
     Args:
         path: a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file, or a vitray package's folder.
+        classes: what the model is to tell apart. A package knows its own classes, and its head is kept for the same
+            ones in the same order. A plain file knows none: then, as without ``classes``, their number decides.
         source_grid: patches (down, across) of the source; needed only when its images were not square.
 
     Raises:
         DataError: no weights of a Vision Transformer there, or the file could run code.
         CheckpointError: damaged, or of another architecture; the first mismatches are named.
     """
-    path = Path(path)
-    weights = load_package(path)[0].state_dict() if path.is_dir() else read_weights(path)
-    weights, source = to_our_names(weights, str(path))
-    weights, adapted = adapt(weights, model, source_grid, str(path))
-    wrong = mismatches(weights, model)
-    if wrong:
-        raise CheckpointError(
-            f"the weights are of another architecture: {first_few(wrong)}",
-            where=str(path),
-            remedy="configure the model that they were trained as; only classes, image size and patch size may differ",
-        )
+    weights, report = Pretrained.read(path).fit(model, classes=classes, source_grid=source_grid)
     model.load_state_dict(weights)
-    return LoadReport(str(path), source, len(weights), tuple(adapted))
+    return report
+
+
+def weights_digest(path: str | os.PathLike[str]) -> str:
+    """Hex sha256 that names the weights: of a file its own, of a package its description's, which holds theirs.
+
+    Raises:
+        DataError: there is nothing to read.
+    """
+    file = Path(path) / INFO if Path(path).is_dir() else Path(path)
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(file), remedy="check the path") from error
 
 
 def to_our_names(weights: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], Source]:
@@ -121,6 +199,13 @@ def adapt(
         changes.append(f"head: fresh for {ours.shape[0]} classes (the weights had {had})")
         out |= {"head.weight": ours, "head.bias": own["head.bias"]}
     kernel, patch = out["patch_embed.proj.weight"], model.config.patch_size
+    if kernel.ndim == 4 and kernel.shape[1] != model.config.in_chans:
+        had, wants = _channels(kernel.shape[1]), _channels(model.config.in_chans)
+        raise CheckpointError(
+            f"the weights are for images of {had}, the model for {wants} (model.in_chans)",
+            where=where,
+            remedy=f"give weights that were trained on {wants}, or images that have {had}",
+        )
     if kernel.ndim == 4 and kernel.shape[2] == kernel.shape[3] != patch:
         changes.append(f"patch kernel: resized from {kernel.shape[2]} to {patch} pixels")
         out["patch_embed.proj.weight"] = resize_kernel(kernel, patch)
@@ -140,6 +225,17 @@ def adapt(
             changes.append(f"relative positions: position.{name} interpolated to the model's grid")
             out[f"position.{name}"] = resize_offsets(offsets, wanted.shape[2:])
     return out, changes
+
+
+def _why_fresh(had: Sequence[str], wanted: Sequence[str]) -> str:
+    if set(had) == set(wanted):
+        return f"head: fresh, since its {len(had)} classes are in another order"
+    index = next(i for i, (a, b) in enumerate(zip(had, wanted, strict=True)) if a != b)
+    return f"head: fresh, since its classes are others (number {index} was {had[index]!r}, is {wanted[index]!r})"
+
+
+def _channels(count: int | None) -> str:
+    return f"{count} channel{'' if count == 1 else 's'}"
 
 
 def _square(rows: int, where: str) -> Grid:

@@ -16,13 +16,14 @@ from vitray.data.unit import Batch
 from vitray.errors import TrainingError
 from vitray.experiment import Experiment
 from vitray.models import VisionTransformer
-from vitray.models.pretrained import load_pretrained
 from vitray.train.checkpoint import CheckpointStore, Progress, TrainState
 from vitray.train.evaluate import evaluate
 from vitray.train.feed import Feed
+from vitray.train.layers import freeze
 from vitray.train.meter import Meter
 from vitray.train.mixup import draw_mix
 from vitray.train.optim import lr_at, make_optimizer
+from vitray.train.pretrained import begin_with_pretrained
 from vitray.train.ranks import Ranks, accumulating
 from vitray.train.report import Report, Reporter
 
@@ -40,6 +41,8 @@ def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) ->
     total = config.epochs * per_epoch
     state = fresh_state(experiment, ranks)
     progress = store.restore(state)
+    if progress.step == 0:  # later the weights it began with may be gone
+        begin_with_pretrained(state, experiment, feed.data.classes)
     if progress.metrics is not None and progress.step % per_epoch == 0:
         # Whoever waits may have missed this report: the ranks can die between its checkpoint and its delivery.
         again = Report(progress.step, progress.step // per_epoch, progress.metrics, str(store.newest()))
@@ -53,7 +56,7 @@ def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) ->
         torch.manual_seed(key("step", config.seed, step, ranks.rank))  # dropout and stochastic depth
         lr = lr_at(step - 1, total_steps=total, steps_per_epoch=per_epoch, config=experiment.optim)
         for group in state.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         meter.add(train_step(model, state, batch, feed), batch)
         if step % per_epoch == 0:
             metrics = {"lr": lr, **meter.close_epoch(ranks)}
@@ -78,11 +81,10 @@ def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) ->
 
 
 def fresh_state(experiment: Experiment, ranks: Ranks) -> TrainState:
-    """Weights drawn from the seed, or loaded (``train.init_from``), so that every rank has the same."""
+    """Weights drawn from the seed, so that every rank has the same; those that ``train.freeze`` keeps do not learn."""
     torch.manual_seed(key("init", experiment.train.seed))
     model = VisionTransformer(experiment.model).to(ranks.device)
-    if experiment.train.init_from is not None:
-        load_pretrained(model, experiment.train.init_from)
+    freeze(model, experiment.train)
     ema = {n: p.detach().clone() for n, p in model.named_parameters()} if experiment.train.ema else None
     return TrainState(model, make_optimizer(model, experiment.optim), ema)
 

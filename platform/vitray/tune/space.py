@@ -31,6 +31,9 @@ _DECIDED = {
     "model.in_chans": "the data decide it",
     "model.num_classes": "the data decide it",
     "train.split": "trials are compared on the val split",
+    "train.init_from": "make a sweep for each start",
+    "train.init_path": "train.init_from decides it",
+    "train.init_sha256": "train.init_from decides it",
 }
 
 

@@ -1,0 +1,120 @@
+"""Weights to begin with, found and checked before anything starts. Ranks never ask the registry: they get a path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitray.data.uri import public
+from vitray.errors import CheckpointError, ConfigError
+from vitray.experiment import Experiment
+from vitray.home import Home
+
+if TYPE_CHECKING:  # torch: two seconds that a config without pretrained weights does not spend
+    from vitray.models.pretrained import LoadReport
+    from vitray.tune.plan import SweepPlan
+
+_KEY = "train.init_from"
+
+
+def with_weights(experiment: Experiment) -> Experiment:
+    """The experiment with the weights of ``train.init_from`` pinned: an alias to its version, a path to its bytes.
+
+    What is named may be a file, the folder of a model, that of a run (its best checkpoint), or ``models:/NAME@alias``.
+
+    Raises:
+        ConfigError: there is nothing, or not what ``train.init_sha256`` says.
+        TrackingError: the registry has no such model.
+        DataError: the folder holds no model.
+    """
+    named = experiment.train.init_from
+    if named is None:
+        return experiment
+    pinned, path = _find(named)
+    from vitray.models.pretrained import weights_digest
+
+    digest, known = weights_digest(path), experiment.train.init_sha256
+    if known not in (None, digest):
+        raise ConfigError(
+            f"the weights have changed: their sha256 is {digest[:12]}..., not {known[:12] if known else ''}...",
+            where=f"{_KEY}: {named}",
+            remedy="bring the earlier ones back, or start a new run",
+        )
+    return experiment.with_values(
+        {"train.init_from": pinned, "train.init_path": str(path), "train.init_sha256": digest}
+    )
+
+
+def check_fit(experiments: Iterable[Experiment], classes: Sequence[str]) -> LoadReport | None:
+    """Try the weights on the model of every experiment, without allocating one. Returns the first one's report.
+
+    Raises:
+        ConfigError: they are of another architecture; names the first mismatches and the model.
+        CheckpointError: the weights are damaged.
+    """
+    by_shape = {experiment.model: experiment for experiment in experiments}
+    first = next(iter(by_shape.values()))
+    if first.train.init_path is None:
+        return None
+    import torch
+
+    from vitray.models import VisionTransformer
+    from vitray.models.pretrained import Pretrained
+
+    weights = Pretrained.read(first.train.init_path)
+    reports = []
+    for model in by_shape:
+        with torch.device("meta"):
+            empty = VisionTransformer(model)
+        try:
+            reports.append(weights.fit(empty, classes=classes)[1])
+        except CheckpointError as error:
+            raise ConfigError(error.what, where=f"{_KEY}: {first.train.init_from}", remedy=error.remedy) from None
+    return replace(reports[0], path=str(first.train.init_from))
+
+
+def check_trials(plan: SweepPlan, classes: Sequence[str]) -> SweepPlan:
+    """The plan itself, if the weights to begin with fit every trial.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    try:
+        check_fit((plan.trial(index) for index in range(len(plan.points))), classes)
+    except ConfigError as error:
+        if error.where is None or not error.where.startswith(_KEY):
+            raise
+        remedy = f"{error.remedy}; a sweep that begins with weights can search only what these leave open"
+        raise ConfigError(f"a trial cannot begin with it: {error.what}", where=error.where, remedy=remedy) from None
+    return plan
+
+
+def _find(named: str) -> tuple[str, Path]:
+    """What is named, pinned, and the file or the model's folder where it lies."""
+    from vitray.tracking import registry
+
+    if registry.is_model_uri(named):
+        home = Home.find()
+        version = registry.resolve(home.tracking_uri, named)
+        pinned = f"models:/{version.name}/{version.version}"
+        return pinned, registry.download(pinned, tracking_uri=home.tracking_uri)
+    path = Path(named)
+    if not path.exists():
+        shown = public(named)
+        remedy = (
+            f"did you mean models:/{path.name}?" if "@" in path.name else "give a file or folder, or models:/NAME/3"
+        )
+        raise ConfigError("there are no such weights", where=f"{_KEY}: {shown}", remedy=remedy)
+    if path.is_file():
+        beside = path.name == "model.safetensors" and (path.parent / "model.json").is_file()
+        return named, path.parent if beside else path
+    for folder in (path, path / "checkpoints"):
+        if any(folder.glob("step-*/commit.json")):
+            from vitray.train.checkpoint import CheckpointStore
+
+            best = CheckpointStore(folder).best()
+            assert best is not None, "one has just been seen"
+            return str(best), best
+    return named, registry.download(named)
