@@ -52,7 +52,7 @@ def explain(model: str, images: tuple[str, ...], folder: str, device: str, outpu
             except DataError as error:
                 errors.append((image, error))
             else:
-                drawn.add(image, seen.pixels, seen.label, seen.probability, seen.attention)
+                drawn.add(Path(image).stem, seen.pixels, seen.label, seen.probability, seen.attention, image)
         drawn.distance_picture()
     except OSError as error:
         raise _unwritable(target, error) from error

@@ -45,17 +45,24 @@ class Explanation:
         self._write(filters_figure(weight), "patch_filters", "what the patch embedding reads, by principal component")
 
     def add(
-        self, image: str, pixels: npt.NDArray[np.uint8], label: str, probability: float, attention: AttentionMaps
+        self,
+        name: str,
+        pixels: npt.NDArray[np.uint8],
+        label: str,
+        probability: float,
+        attention: AttentionMaps,
+        image: str | None = None,
     ) -> None:
         """The two pictures of one image.
 
         Args:
-            image: where it lies; its file name without the ending names the pictures, numbered where two are alike.
+            name: what its pictures' names begin with, numbered where two are alike.
             pixels: uint8 (H, W, C), as the model saw them.
             label, probability: the model's answer.
             attention: of a batch of one.
+            image: where it lies, if in a file.
         """
-        pool, name, title = self.model.config.pool, self._unique(image), Path(image).name
+        pool, title, name = self.model.config.pool, Path(image).name if image else name, self._unique(name)
         maps, rollout = attention.query[0].numpy(), attention.rollout[0].numpy()
         self._distances.append(attention.distance.numpy())
         self._write(
@@ -77,10 +84,10 @@ class Explanation:
     def _write(self, figure: Figure, name: str, shows: str, image: str | None = None) -> None:
         self.pictures.append(Picture(save(figure, self.folder / f"{name}.png"), shows, image))
 
-    def _unique(self, image: str) -> str:
-        stem = Path(image).stem[:_LONGEST_NAME] or "image"
-        name, number = stem, 2
-        while name.casefold() in self._names:  # some file systems take a and A for one name
-            name, number = f"{stem}-{number}", number + 1
-        self._names.add(name.casefold())
-        return name
+    def _unique(self, name: str) -> str:
+        stem = name.replace("/", "_")[:_LONGEST_NAME] or "image"
+        unique, number = stem, 2
+        while unique.casefold() in self._names:  # some file systems take a and A for one name
+            unique, number = f"{stem}-{number}", number + 1
+        self._names.add(unique.casefold())
+        return unique

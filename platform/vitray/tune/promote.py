@@ -8,16 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from vitray.data.images import ShardedImages
-from vitray.errors import TrainingError
+from vitray.data.view import SplitView
+from vitray.errors import DataError, TrainingError
 from vitray.experiment import Experiment
+from vitray.inference.explain import look
+from vitray.inference.predictor import Predictor
 from vitray.inference.score import Score, score_package
 from vitray.models.package import load_package
 from vitray.plots.confusion import confusion_matrix
 from vitray.plots.curves import learning_curves
-from vitray.plots.encoding import encoding_figure
+from vitray.plots.explanation import Explanation
 from vitray.plots.figure import save
 from vitray.tracking.registry import register_model
 from vitray.tracking.tracker import Tracker
@@ -30,6 +34,7 @@ from vitray.tune.record import TrialRecord
 from vitray.tune.state import Sweep
 
 _DELIVERY_S = 120.0
+_EXPLAINED = 3  # images
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def promote(
         raise TrainingError("left no checkpoint", where=str(run.folder), remedy="look at its error file, run it again")
     score = score_package(package, data, "test")
     tracker.log_metrics(run.key, {"test/accuracy": score.accuracy}, step=run.experiment.train.epochs)
-    _figures(run, history or best.reports, best, score, package, tracker)
+    _figures(run, history or best.reports, best, score, package, data, tracker)
     tracker.end_run(run.key, "FINISHED")
     tracker.flush(_DELIVERY_S)
     name = run.experiment.tracking.model_name
@@ -124,20 +129,42 @@ def promote(
 
 
 def _figures(
-    run: Run, history: Sequence[dict[str, float]], best: TrialRecord, score: Score, package: Path, tracker: Tracker
+    run: Run,
+    history: Sequence[dict[str, float]],
+    best: TrialRecord,
+    score: Score,
+    package: Path,
+    data: ShardedImages,
+    tracker: Tracker,
 ) -> None:
-    model, _ = load_package(package)
     folder = run.folder / "figures"
     save(_curves(best.reports, f"{best.name}: the winning trial"), folder / "learning_curves.png")
     if history:
         save(_curves(history, "retrained on train+val"), folder / "learning_curves_retrained.png")
     save(confusion_matrix(score.confusion, score.classes, title="test split"), folder / "confusion_matrix.png")
-    save(encoding_figure(model), folder / "positional_encoding.png")
+    _explain(package, data, folder)
     tracker.log_artifact(run.key, folder)
     (run.folder / "test.json").write_text(
         json.dumps({"accuracy": score.accuracy, "interval": score.interval, "per_class": score.per_class}, indent=1)
     )
     tracker.log_artifact(run.key, run.folder / "test.json")
+
+
+def _explain(package: Path, data: ShardedImages, folder: Path) -> None:
+    """The pictures of `vitray models explain`, on the first test image of each of a few classes."""
+    predictor = Predictor(*load_package(package))
+    drawn = Explanation(predictor.model, folder)
+    drawn.model_pictures()
+    view = SplitView(data.store, "test")
+    labels, rows = np.unique(view.labels(), return_index=True)
+    images, _ = view.read(rows[:_EXPLAINED])
+    for label, row, image in zip(labels, rows, images, strict=False):
+        try:
+            seen = look(predictor, image or b"")
+        except DataError:  # a damaged image, or a model of too many tokens: no reason to lose the winner
+            continue
+        drawn.add(f"{data.classes[label]}-{row:05d}", seen.pixels, seen.label, seen.probability, seen.attention)
+    drawn.distance_picture()
 
 
 def _curves(reports: Sequence[dict[str, float]], title: str) -> Figure:
