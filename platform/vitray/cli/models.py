@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vitray.cli.models_explain import explain
+from vitray.cli.models_export import export_
 from vitray.cli.output import emit, grid, note, output_option
 from vitray.home import Home
 
@@ -165,3 +167,7 @@ def _age(created_ms: int) -> str:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+models.add_command(explain)
+models.add_command(export_)
