@@ -158,6 +158,9 @@ def test_the_winner_carries_its_pictures(done: Done) -> None:
     final = next(run for run in runs(done) if run.data.tags["vitray.kind"] == "final")
     names = {item.path for item in client.list_artifacts(final.info.run_id, "figures")}
     assert {"figures/learning_curves.png", "figures/confusion_matrix.png", "figures/positional_encoding.png"} <= names
+    assert {"figures/patch_filters.png", "figures/attention_distance.png"} <= names
+    for kind in ("attention", "rollout"):  # of the first test images of the first three digits
+        assert sorted(Path(name).name[:2] for name in names if name.endswith(f"-{kind}.png")) == ["0-", "1-", "2-"]
     assert final.data.metrics["test/accuracy"] == pytest.approx(done.result.winner.score.accuracy)
 
 
