@@ -11,8 +11,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vitray.config_base import ImageSize, Positive, Probability, Section
+from vitray.config_base import ImageSize, Probability, Section
 from vitray.errors import ConfigError, nearest
+
+# An order of magnitude beyond the largest models there are (ViT-22B: 6,144 features, 48 blocks): a slip of the hand
+# gets an answer at once, instead of numbers that no machine can multiply.
+LARGEST, MOST = 65_536, 1_024
+Size = Annotated[int, Field(gt=0, le=LARGEST)]  # pixels or features
+Count = Annotated[int, Field(gt=0, le=MOST)]
+Classes = Annotated[int, Field(gt=0, le=2**31)]
 
 PosEncoding = Literal["none", "learned", "sinusoidal", "sinusoidal_2d", "relative", "rope_2d"]
 
@@ -48,14 +55,14 @@ PRESETS: dict[str, tuple[int, int, int]] = {
 class ModelConfig(Section):
     """A Vision Transformer's shape. Sizes in pixels; ``image_size`` is a side or (height, width)."""
 
-    image_size: ImageSize | None = None
-    patch_size: Positive = 16
-    in_chans: Positive | None = None
-    num_classes: Positive | None = None
-    embed_dim: Positive = 192
-    depth: Positive = 12
-    num_heads: Positive = 3
-    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    image_size: Size | tuple[Size, Size] | None = None
+    patch_size: Size = 16
+    in_chans: Size | None = None
+    num_classes: Classes | None = None
+    embed_dim: Size = 192
+    depth: Count = 12
+    num_heads: Count = 3
+    mlp_ratio: Annotated[float, Field(gt=0, le=MOST)] = 4.0
     pos_encoding: PosEncoding = "learned"
     attention: Literal["full", "axial"] = "full"
     pool: Literal["cls", "mean"] = "cls"
@@ -63,7 +70,7 @@ class ModelConfig(Section):
     dropout: Probability = 0.0
     attn_dropout: Probability = 0.0
     drop_path: Probability = 0.0
-    registers: Annotated[int, Field(ge=0)] = 0
+    registers: Annotated[int, Field(ge=0, le=MOST)] = 0
     layer_scale: Annotated[float, Field(gt=0)] | None = None
     qk_norm: bool = False
 
@@ -93,42 +100,52 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if self.embed_dim % self.num_heads:
-            heads = divisors(self.embed_dim)
-            if self.pos_encoding == "rope_2d":
-                heads = [h for h in heads if self.embed_dim // h % 4 == 0] or heads
+        """Width before heads, so that whatever an error offers is enough to mend it."""
+        self._check_width()
+        self._check_heads()
+        self._check_patch()
+        if int(self.embed_dim * self.mlp_ratio) < 1:
+            smallest = math.ceil(1e6 / self.embed_dim) / 1e6
             raise ValueError(
-                f"num_heads {self.num_heads} does not divide embed_dim {self.embed_dim}; "
-                f"nearest that do: {_closest(self.num_heads, heads)}"
-            )
-        if self.image_size is not None:
-            for side in set(self.size):
-                if side % self.patch_size:
-                    common = [d for d in divisors(self.size[0]) if self.size[1] % d == 0]
-                    raise ValueError(
-                        f"patch_size {self.patch_size} does not divide image_size {side}; "
-                        f"nearest that do: {_closest(self.patch_size, common)}"
-                    )
-        width, head = self.embed_dim, self.embed_dim // self.num_heads
-        if self.pos_encoding == "rope_2d" and head % 4:
-            fit = [h for h in divisors(width) if width // h % 4 == 0]
-            advice = f"num_heads that fit: {', '.join(map(str, fit))}" if fit else self._widths(4 * self.num_heads)
-            raise ValueError(
-                f"rope_2d rotates pairs on two axes, so embed_dim / num_heads must be a multiple of 4, not {head}; "
-                f"{advice}"
-            )
-        if self.pos_encoding == "sinusoidal_2d" and width % 4:
-            raise ValueError(
-                f"sinusoidal_2d gives each axis sines and cosines, so embed_dim must be a multiple of 4, not {width}; "
-                f"{self._widths(math.lcm(4, self.num_heads))}"
-            )
-        if self.pos_encoding == "sinusoidal" and width % 2:
-            raise ValueError(
-                f"sinusoidal pairs sines with cosines, so embed_dim must be even, not {width}; "
-                f"{self._widths(math.lcm(2, self.num_heads))}"
+                f"mlp_ratio {self.mlp_ratio:g} of embed_dim {self.embed_dim} leaves the MLP no hidden feature; "
+                f"the smallest that does: {smallest:g}"
             )
         return self
 
-    def _widths(self, multiple: int) -> str:
-        low = self.embed_dim // multiple * multiple
-        return f"embed_dim that fit: {' or '.join(str(v) for v in (low, low + multiple) if v)}"
+    def _check_width(self) -> None:
+        multiple, why = {
+            "rope_2d": (4, "rotates pairs on two axes"),
+            "sinusoidal_2d": (4, "gives each axis sines and cosines"),
+            "sinusoidal": (2, "pairs sines with cosines"),
+        }.get(self.pos_encoding, (1, ""))
+        if self.embed_dim % multiple:
+            step = multiple * self.num_heads if self.pos_encoding == "rope_2d" else math.lcm(multiple, self.num_heads)
+            low = self.embed_dim // step * step
+            fit = " or ".join(str(width) for width in (low, low + step) if 0 < width <= LARGEST)
+            raise ValueError(
+                f"{self.pos_encoding} {why}, so embed_dim must be a multiple of {multiple}, not {self.embed_dim}; "
+                f"embed_dim that fit: {fit}"
+            )
+
+    def _check_heads(self) -> None:
+        width, heads = self.embed_dim, self.num_heads
+        rotary = self.pos_encoding == "rope_2d"
+        fit = [h for h in divisors(width) if h <= MOST and not (rotary and width // h % 4)]
+        if width % heads:
+            raise ValueError(
+                f"num_heads {heads} does not divide embed_dim {width}; nearest that do: {_closest(heads, fit)}"
+            )
+        if heads not in fit:
+            raise ValueError(
+                f"rope_2d rotates pairs on two axes, so embed_dim / num_heads must be a multiple of 4, not "
+                f"{width // heads}; num_heads that fit: {', '.join(map(str, fit))}"
+            )
+
+    def _check_patch(self) -> None:
+        for side in set(self.size) if self.image_size is not None else ():
+            if side % self.patch_size:
+                common = [d for d in divisors(self.size[0]) if self.size[1] % d == 0]
+                raise ValueError(
+                    f"patch_size {self.patch_size} does not divide image_size {side}; "
+                    f"nearest that do: {_closest(self.patch_size, common)}"
+                )
