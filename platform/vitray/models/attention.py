@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitray.models.attend import attend
 from vitray.models.position import AxialBias, Rotation
 from vitray.models.resize import Grid
 
@@ -24,17 +24,6 @@ class Layout(NamedTuple):
     rotation: Rotation | None = None
     full_bias: Tensor | None = None
     axial_bias: AxialBias | None = None
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
-    """softmax(q k^T / sqrt(K) + bias) v (Vaswani et al. 2017, equation 1). (..., Tq, K), (..., Tk, K) -> (..., Tq, K).
-
-    The one place where the kernel is chosen. PyTorch takes its fused kernels where it can: flash without a bias,
-    memory-efficient on CUDA with one; on CPU, a bias that needs a gradient or attention dropout leaves only the
-    unfused path, which materialises the logits.
-    """
-    mask = None if bias is None else bias.to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 
 class Attention(nn.Module):
@@ -58,7 +47,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         b, t, d = x.shape
-        q, k, v = self.qkv(x).reshape(b, t, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # each (B, A, T, K)
+        # Split along the width: backward then joins three gradients in one pass, where a stack would need two.
+        q, k, v = (part.view(b, t, self.num_heads, -1).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)  # autocast normalises in float32
         if layout.rotation is not None:
             q, k = layout.rotation(q), layout.rotation(k)
