@@ -50,12 +50,13 @@ def encoding_figure(model: VisionTransformer) -> Figure:
     elif kind == "rope_2d":
         _rotary(figure, position, (h, w))
     else:
+        figure.set_size_inches(8.0, 2.2)
         axes = figure.add_subplot()
         axes.axis("off")
         # Axial attention tells rows from columns by itself, so even then the patches are not quite a bag.
         seen = "a set of rows and columns without order" if model.config.attention == "axial" else "an unordered set"
         nothing = f"This model has no positional encoding:\nits patches are {seen}."
-        axes.text(0.5, 0.5, nothing, ha="center", va="center", fontsize=14)
+        axes.text(0.5, 0.5, nothing, ha="center", va="center", fontsize=12)
     return figure
 
 
@@ -92,7 +93,10 @@ def _relative(figure: Figure, position: Relative) -> None:
     limit = max(float(table.abs().max()) for table in tables) or 1.0
     blocks = spread(position.depth, MOST_BLOCKS)
     columns = [0, 1] if position.axial else spread(position.num_heads, MOST_MAPS)
-    width, height = (3.4, 2.2) if position.axial else (1.9, 2.2)
+    width, height = (3.4, 1.9)
+    if not position.axial:  # few maps are drawn larger; each keeps the image's proportions
+        width = max(1.7, 4.0 / len(columns))
+        height = min(1.4 * width, 0.7 + (width - 0.5) * (2 * position.grid[0] - 1) / (2 * position.grid[1] - 1))
     figure.set_size_inches(width * len(columns) + 4.6, max(5.4, height * len(blocks) + 1.4))
     halves = figure.add_gridspec(1, 2, width_ratios=(width * len(columns), 3.4))
     cells = halves[0].subgridspec(len(blocks), len(columns))
@@ -106,11 +110,12 @@ def _relative(figure: Figure, position: Relative) -> None:
                 image = _offset_map(place, tables[0][block, column], limit)
                 place.set_title(f"Block {block + 1}, head {column + 1}", fontsize=9)
     for c, place in enumerate(places[-1]):
-        names = ("rows below the query", "columns right of the query")
+        names = ("rows below the query", "columns to its right")
         place.set_xlabel(names[c] if position.axial else names[1], fontsize=8)
     for row in places:
-        row[0].set_ylabel("head" if position.axial else "rows below the query", fontsize=8)
-    figure.colorbar(image, ax=[place for row in places for place in row], label="added to the attention logit")
+        row[0].set_ylabel("head" if position.axial else "rows below query", fontsize=8)
+    maps = [place for row in places for place in row]
+    figure.colorbar(image, ax=maps, label="added to the attention logit", aspect=35)
     _prefix_maps(figure, halves[1].subgridspec(3, 1), position)
 
 
@@ -134,8 +139,8 @@ def _map(
         values.float().cpu().numpy(), cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest", extent=extent
     )
     place.tick_params(labelsize=7)
-    place.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    place.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    place.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+    place.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     return image
 
 
@@ -156,7 +161,7 @@ def _prefix_maps(figure: Figure, cells: GridSpecBase, position: Relative) -> Non
         place.set_title(title[0].upper() + title[1:], fontsize=9)
         place.set_ylabel("block", fontsize=8)
     places[-1].set_xlabel("head", fontsize=8)
-    figure.colorbar(image, ax=places, label="added to the attention logit")
+    figure.colorbar(image, ax=places, label="added to the attention logit", aspect=35)
 
 
 def _rotary(figure: Figure, position: Position, grid: tuple[int, int]) -> None:
@@ -174,12 +179,10 @@ def _rotary(figure: Figure, position: Position, grid: tuple[int, int]) -> None:
     bar = figure.colorbar(image, ax=left, label="angle, wrapped", ticks=[-math.pi, 0, math.pi])
     bar.ax.set_yticklabels(["-π", "0", "π"])
 
-    # Offsets from -(h-1) to h-1: a grid of that many places around a query in its middle.
-    wide = position.rotation((2 * h - 1, 2 * w - 1), torch.device("cpu"))
-    assert wide is not None
-    cos, sin = wide.cos[position.prefix :], wide.sin[position.prefix :]
-    centre = len(cos) // 2
-    product = (cos * cos[centre] + sin * sin[centre]).mean(1).reshape(2 * h - 1, 2 * w - 1).numpy()
+    # What the first patch makes of all others holds for any two: each pair turns by one axis, and cosines are even.
+    cos, sin = rotation.cos[position.prefix :], rotation.sin[position.prefix :]
+    first = (cos * cos[0] + sin * sin[0]).mean(1).reshape(h, w).numpy()
+    product = first[np.abs(np.arange(1 - h, h))][:, np.abs(np.arange(1 - w, w))]
     image = right.imshow(
         product, cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest", extent=(0.5 - w, w - 0.5, h - 0.5, 0.5 - h)
     )
