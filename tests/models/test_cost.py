@@ -1,54 +1,23 @@
-"""Costs against torch's own counters and timm's models."""
+"""Costs against torch's own counters. Parameters against timm and torchvision: test_parity.py."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
-import torchvision
 from small_models import small_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitray.errors import ConfigError
 from vitray.model_config import PRESETS, ModelConfig
 from vitray.models import VisionTransformer
-from vitray.models.cost import cost, count_parameters, flops, memory
+from vitray.models.cost import cost, flops, memory
 
 pytestmark = pytest.mark.slow
 
 IMAGENET: dict[str, Any] = {"image_size": 224, "in_chans": 3, "num_classes": 1000}
-
-
-@pytest.mark.parametrize(
-    ("name", "patch"),
-    [
-        ("tiny", 16),
-        ("small", 16),
-        ("small", 32),
-        ("base", 8),
-        ("base", 16),
-        ("base", 32),
-        ("large", 16),
-        ("large", 32),
-        ("huge", 14),
-    ],
-)
-def test_presets_have_timms_parameters(name: str, patch: int) -> None:
-    with torch.device("meta"):
-        theirs = timm.create_model(f"vit_{name}_patch{patch}_224", num_classes=1000, weight_init="skip")
-    ours = ModelConfig.preset(f"vit_{name}", patch_size=patch, **IMAGENET)
-    assert count_parameters(ours) == sum(p.numel() for p in theirs.parameters())
-
-
-@pytest.mark.parametrize(("preset", "patch", "name"), [("vit_base", 16, "vit_b_16"), ("vit_large", 32, "vit_l_32")])
-def test_presets_have_torchvisions_parameters(preset: str, patch: int, name: str) -> None:
-    with torch.device("meta"):
-        theirs = torchvision.models.get_model(name)
-    ours = ModelConfig.preset(preset, patch_size=patch, **IMAGENET)
-    assert count_parameters(ours) == sum(p.numel() for p in theirs.parameters())
 
 
 def test_presets_take_changes_and_offer_the_nearest_name() -> None:

@@ -1,54 +1,19 @@
-"""The whole model: against timm, its symmetries, its gradients, its randomness."""
+"""The whole model: its symmetries, its gradients, its randomness. Against timm and torchvision: test_parity.py."""
 
 from __future__ import annotations
 
 from itertools import product
 
 import pytest
-import timm
 import torch
 from small_models import ENCODINGS, images, small_config, small_vit
 
 from vitray.errors import ConfigError, DataError
-from vitray.experiment import ModelConfig
 from vitray.models import VisionTransformer
 from vitray.models.drop_path import DropPath
 from vitray.models.patch_embed import patches
 
 ATTENTIONS, POOLS = ("full", "axial"), ("cls", "mean")
-
-
-@pytest.mark.parametrize(
-    ("preset", "patch", "depth"),
-    # Whole models where that is quick; blocks repeat, so a few of the larger ones say the same.
-    [("tiny", 16, 12), ("tiny", 32, 12), ("small", 16, 3), ("small", 32, 12), ("base", 16, 2), ("base", 32, 4)],
-)
-@torch.no_grad()
-def test_timms_weights_load_strictly_and_give_its_logits(preset: str, patch: int, depth: int) -> None:
-    theirs = timm.create_model(f"vit_{preset}_patch16_224", patch_size=patch, depth=depth, weight_init="skip").eval()
-    for name, parameter in theirs.named_parameters():
-        parameter.normal_(std=0.02).add_(float("norm" in name and name.endswith("weight")))
-    shape = {"image_size": 224, "in_chans": 3, "num_classes": 1000, "depth": depth}
-    x = torch.randn(1, 3, 224, 224)
-    features = theirs.forward_features(x)
-    for pool, theirs.global_pool in (("cls", "token"), ("mean", "avg")):
-        with torch.device("meta"):
-            ours = VisionTransformer(ModelConfig.preset(f"vit_{preset}", patch_size=patch, pool=pool, **shape)).eval()
-        ours.load_state_dict(theirs.state_dict(), assign=True)
-        torch.testing.assert_close(ours(x), theirs.forward_head(features), rtol=0, atol=1e-5)
-    torch.testing.assert_close(ours.forward_features(x), features, rtol=0, atol=1e-4)
-    theirs.load_state_dict(ours.state_dict())  # and the way back
-
-
-def test_one_step_of_gradients_is_timms() -> None:
-    theirs = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=10, depth=2)
-    ours = VisionTransformer(ModelConfig(image_size=64, in_chans=3, num_classes=10, depth=2))
-    ours.load_state_dict(theirs.state_dict())
-    x, y = torch.randn(4, 3, 64, 64), torch.arange(4)
-    for model in (ours, theirs):
-        torch.nn.functional.cross_entropy(model(x), y).backward()
-    for name, parameter in theirs.named_parameters():
-        torch.testing.assert_close(ours.get_parameter(name).grad, parameter.grad, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("kind", "attention", "pool"), list(product(ENCODINGS, ATTENTIONS, POOLS)))
