@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_models import ENCODINGS, images, small_config, small_vit
 
 from vitray.models.attention import attend
@@ -13,7 +16,59 @@ from vitray.models.position import Relative, build_position
 from vitray.models.resize import resize_table
 
 CPU = torch.device("cpu")
-GRIDS = [(3, 4), (1, 1), (5, 2)]
+GRIDS = [(3, 4), (1, 1), (5, 2), (6, 8), (3, 9)]
+COMPUTED = [kind for kind in ENCODINGS if kind.startswith("sin") or kind == "rope_2d"]
+
+
+def place(n: int, grid: tuple[int, int]) -> tuple[float, float]:
+    """Where the centre of patch n lies on the grid of 3 x 4 patches that small models are made for."""
+    (h, w), (y, x) = grid, divmod(n, grid[1])
+    return float(Fraction(2 * y + 1, 2 * h) * 3 - Fraction(1, 2)), float(
+        Fraction(2 * x + 1, 2 * w) * 4 - Fraction(1, 2)
+    )
+
+
+@settings(max_examples=30)
+@given(h0=st.integers(1, 40), w0=st.integers(1, 40))
+def test_places_on_the_models_own_grid_are_whole_numbers(h0: int, w0: int) -> None:
+    position = build_position(small_config(image_size=(2 * h0, 2 * w0)))
+    y, x = position.places((h0, w0), CPU)
+    assert [(a, b) for a in range(h0) for b in range(w0)] == list(zip(y.tolist(), x.tolist(), strict=True))
+
+
+@settings(max_examples=30)
+@given(h0=st.integers(1, 12), w0=st.integers(1, 12), down=st.integers(1, 5), across=st.integers(1, 5))
+def test_parts_of_a_patch_lie_around_its_place(h0: int, w0: int, down: int, across: int) -> None:
+    position = build_position(small_config(image_size=(2 * h0, 2 * w0)))
+    whole = torch.stack(position.places((h0, w0), CPU)).reshape(2, h0, w0)
+    parts = torch.stack(position.places((h0 * down, w0 * across), CPU)).reshape(2, h0, down, w0, across)
+    torch.testing.assert_close(parts.mean((2, 4)), whole, rtol=0, atol=1e-4)
+    assert (parts - whole[:, :, None, :, None]).abs().max() < 0.5
+
+
+@settings(max_examples=20)
+@given(h0=st.integers(1, 9), w0=st.integers(1, 9), h=st.integers(1, 12), w=st.integers(1, 12))
+def test_sinusoidal_numbers_stay_in_the_row_where_the_patch_lies(h0: int, w0: int, h: int, w: int) -> None:
+    """Read back from the table's first pair, sin n and cos n: the number of each patch, up to whole turns."""
+    position = build_position(small_config(image_size=(2 * h0, 2 * w0), pos_encoding="sinusoidal"))
+    table = position.table((h, w), None, CPU)
+    assert table is not None
+    for n in range(h * w):
+        y, x = divmod(n, w)
+        row, column = (
+            math.floor(Fraction(2 * y + 1, 2 * h) * h0),
+            float(Fraction(2 * x + 1, 2 * w) * w0 - Fraction(1, 2)),
+        )
+        assert table[1 + n, :2].tolist() == pytest.approx(
+            [math.sin(row * w0 + column), math.cos(row * w0 + column)], abs=1e-4
+        )
+
+
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_computed_encodings_are_the_same_for_every_model_of_that_grid(kind: str) -> None:
+    """Nothing of a formula is in the weights."""
+    assert not list(build_position(small_config(pos_encoding=kind)).parameters())
+    assert "position" not in " ".join(small_vit(pos_encoding=kind).state_dict())
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -23,7 +78,9 @@ def test_sinusoidal_is_the_papers_formula(grid: tuple[int, int]) -> None:
     assert table[0].eq(0).all(), "the class token has no place"
     for n in range(grid[0] * grid[1]):
         for i in range(8):
-            angle = n / 10000 ** (2 * i / 16)
+            y, x = place(n, grid)
+            number = 4 * math.floor(y + 0.5) + x  # n itself on the model's own grid
+            angle = number / 10000 ** (2 * i / 16)
             assert table[1 + n, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-6)
             assert table[1 + n, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
 
@@ -33,13 +90,12 @@ def test_sinusoidal_2d_has_sine_and_cosine_of_both_axes(grid: tuple[int, int]) -
     table = build_position(small_config(pos_encoding="sinusoidal_2d")).table(grid, None, CPU)
     assert table is not None
     assert table[0].eq(0).all(), "the class token has no place"
-    for y in range(grid[0]):
-        for x in range(grid[1]):
-            row = table[1 + y * grid[1] + x].tolist()
-            f = [10000 ** (-i / 4) for i in range(4)]
-            formula = [math.sin(y * a) for a in f] + [math.cos(y * a) for a in f]
-            formula += [math.sin(x * a) for a in f] + [math.cos(x * a) for a in f]
-            assert row == pytest.approx(formula, abs=1e-6)
+    for n in range(grid[0] * grid[1]):
+        y, x = place(n, grid)
+        f = [10000 ** (-i / 4) for i in range(4)]
+        formula = [math.sin(y * a) for a in f] + [math.cos(y * a) for a in f]
+        formula += [math.sin(x * a) for a in f] + [math.cos(x * a) for a in f]
+        assert table[1 + n].tolist() == pytest.approx(formula, abs=1e-6)
 
 
 def test_learned_adds_its_rows_and_registers_get_none() -> None:
@@ -99,7 +155,7 @@ def test_rope_rotates_each_pair_by_row_or_column(grid: tuple[int, int]) -> None:
     got = rotation(q)
     assert torch.equal(got[0], q[0]), "the class token is not rotated"
     for n in range(grid[0] * grid[1]):
-        y, x = divmod(n, grid[1])
+        y, x = place(n, grid)
         angles = [y * 100 ** (-t / 2) for t in range(2)] + [x * 100 ** (-t / 2) for t in range(2)]
         for i, angle in enumerate(angles):
             a, b = q[1 + n, i].item(), q[1 + n, i + 4].item()

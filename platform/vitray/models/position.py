@@ -6,8 +6,15 @@ K = D/A head width. Patch n lies in row y = n // w and column x = n % w.
 An encoding can act in three places, and :class:`Position` has a method for each: it adds a table to the tokens before
 the first block (absolute encodings), adds a bias to the attention logits (relative), or rotates queries and keys
 (rotary). The model calls all three; an encoding answers None where it does nothing. Whatever follows from a formula
-is computed for the grid at hand, so it is never stale, saved or broadcast, and works at any image size; what was
-learned for one grid is interpolated to another.
+is computed for the grid at hand, so it is never stale, saved or broadcast; what was learned for one grid is
+interpolated to another.
+
+An image of another size is the same picture, coarser or finer. So a place is its part of the picture: lengths are in
+patches of the grid that the model was made for, h0 x w0, and on h x w patches the centre of row y lies at
+(y + 1/2) h0/h - 1/2. Learned tables are interpolated so ever since the ViT paper; formulas follow (as in EVA-02's
+rotary encoding and in position interpolation, Chen et al. 2023). To count patches instead would continue the picture
+beyond its edge, where no training has been: trained on digits of 8 x 8 patches and asked at 12 x 12, it answers 0.11 to
+0.32 of them right instead of 0.95 (see tests/models/test_other_resolution.py).
 
 A class token has no place in the image. Tutorials often number it as position 0, which shifts every patch by one and
 gives the class token a meaningless place; here formulas give it (and registers) zeros, an unrotated query and key, or
@@ -57,6 +64,12 @@ class Position(nn.Module):
         self.embed_dim, self.num_heads, self.depth = config.embed_dim, config.num_heads, config.depth
         self.grid: Grid = config.grid
         self.prefix = 1 + config.registers
+
+    def places(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Row and column (N,) of every patch of ``grid`` in reading order, in patches of the model's own grid."""
+        y, x = coordinates(grid, device)
+        (h, w), (h0, w0) = grid, self.grid
+        return (y + 0.5) * (h0 / h) - 0.5, (x + 0.5) * (w0 / w) - 0.5
 
     def new_table(self) -> nn.Parameter | None:
         """The parameter ``pos_embed`` that the model must own; it has timm's name, so it cannot live in here."""
@@ -109,13 +122,16 @@ class Sinusoidal(Position):
     """Fixed sines and cosines over the sequence of patches (Vaswani et al. 2017, section 3.5).
 
     PE(n, 2i) = sin(n / 10000^(2i/D)), PE(n, 2i+1) = cos(n / 10000^(2i/D)), patches numbered from 0 in reading order.
+
+    A number is row and column in one, so on another grid it means another place. There a patch gets the number that its
+    centre has on the model's own grid: that grid's width times the row it lies in, plus its column, a broken number.
     """
 
     def table(self, grid: Grid, pos_embed: Tensor | None, device: torch.device) -> Tensor:
-        h, w = grid
-        angles = torch.outer(
-            torch.arange(h * w, device=device).float(), frequencies(self.embed_dim // 2, base=10000.0, device=device)
-        )
+        (h, w), (h0, w0) = grid, self.grid
+        row = (2 * torch.arange(h, device=device) + 1) * h0 // (2 * h)  # in whole numbers: no rounding at the borders
+        numbers = row.repeat_interleave(w) * w0 + self.places(grid, device)[1]
+        angles = torch.outer(numbers, frequencies(self.embed_dim // 2, base=10000.0, device=device))
         interleaved = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
         return F.pad(interleaved, (0, 0, self.prefix, 0))
 
@@ -130,7 +146,7 @@ class Sinusoidal2d(Position):
 
     def table(self, grid: Grid, pos_embed: Tensor | None, device: torch.device) -> Tensor:
         f = frequencies(self.embed_dim // 4, base=10000.0, device=device)
-        y, x = (torch.outer(c, f) for c in coordinates(grid, device))
+        y, x = (torch.outer(c, f) for c in self.places(grid, device))
         return F.pad(torch.cat((y.sin(), y.cos(), x.sin(), x.cos()), dim=-1), (0, 0, self.prefix, 0))
 
 
@@ -204,7 +220,7 @@ class Rope2d(Position):
 
     def rotation(self, grid: Grid, device: torch.device) -> Rotation:
         f = frequencies(self.embed_dim // self.num_heads // 4, base=100.0, device=device)
-        angles = torch.cat([torch.outer(c, f) for c in coordinates(grid, device)], dim=-1)
+        angles = torch.cat([torch.outer(c, f) for c in self.places(grid, device)], dim=-1)
         angles = F.pad(angles, (0, 0, self.prefix, 0))
         return Rotation(angles.cos(), angles.sin())
 
