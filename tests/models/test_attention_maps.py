@@ -35,7 +35,7 @@ def seen_by_blocks(model: nn.Module, x: Tensor) -> list[tuple[Attention, tuple[T
 def test_weights_times_values_is_what_each_block_gathers(kind: str, attention: str, registers: int) -> None:
     model = small_vit(pos_encoding=kind, attention=attention, registers=registers, qk_norm=registers == 2).eval()
     x = images(model)
-    weights = maps.attention_weights(model, x)
+    weights = maps.weights_by_block(model, x)
     blocks = seen_by_blocks(model, x)
     assert len(weights) == len(blocks) == 2
     for matrix, (module, (tokens, layout), out) in zip(weights, blocks, strict=True):
@@ -54,7 +54,7 @@ def test_weights_times_values_is_what_each_block_gathers(kind: str, attention: s
 def test_the_query_is_what_the_answer_is_read_from(pool: str, attention: str) -> None:
     model = small_vit(pool=pool, attention=attention, registers=1).eval()
     x = images(model, 3)
-    found, weights = maps.attention_maps(model, x), maps.attention_weights(model, x)
+    found, weights = maps.attention_maps(model, x), maps.weights_by_block(model, x)
     assert found.query.shape == (3, 2, 2, 3, 4)
     assert found.distance.shape == (3, 2, 2)
     torch.testing.assert_close(found.logits, model(x))

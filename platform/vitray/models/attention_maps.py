@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitray.errors import DataError
+from vitray.models.attend import attention_weights
 from vitray.models.attention import Attention, AxialAttention, Layout
 from vitray.models.position import coordinates
 from vitray.models.resize import Grid
@@ -71,7 +72,7 @@ def attention_maps(model: VisionTransformer, images: Tensor) -> AttentionMaps:
     )
 
 
-def attention_weights(model: VisionTransformer, images: Tensor) -> list[Tensor]:
+def weights_by_block(model: VisionTransformer, images: Tensor) -> list[Tensor]:
     """The weights (B, A, T, T) of every block, first to last, for normalised images (B, C, H, W). Errors as above."""
     kept: list[Tensor] = []
     _observe(model, images, lambda weights, _: kept.append(weights))
@@ -121,27 +122,22 @@ def block_weights(module: Attention, x: Tensor, layout: Layout) -> Tensor:
     Full attention: softmax(q k^T / sqrt(K) + bias). Axial attention has no such matrix but two sparse ones, in a
     column and in a row; this is their product, which patch reaches which through both steps.
     """
-    q, k, _ = project(module, x, layout)
+    q, k, _ = (part.float() for part in project(module, x, layout))
     if isinstance(module, AxialAttention):
         return _axial_weights(q, k, layout)
-    return _softmax(q, k, layout.full_bias)
-
-
-def _softmax(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
-    logits = (q.float() @ k.float().mT) * q.shape[-1] ** -0.5
-    return (logits if bias is None else logits + bias).softmax(-1)
+    return attention_weights(q, k, layout.full_bias)
 
 
 def _axial_weights(q: Tensor, k: Tensor, layout: Layout) -> Tensor:
     e, (h, w), bias = layout.prefix, layout.grid, layout.axial_bias
-    prefix = _softmax(q[:, :, :e], k, bias.prefix if bias else None)  # (B, A, E, T)
+    prefix = attention_weights(q[:, :, :e], k, bias.prefix if bias else None)  # (B, A, E, T)
     q2, k2 = (x[:, :, e:].unflatten(2, (h, w)) for x in (q, k))  # (B, A, h, w, K)
     kp = k[:, :, None, :e]  # the prefix tokens are keys in every column and row
 
     def along(q: Tensor, k: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """Lines (B, A, lines, n, K): the weights (B, A, lines, n, E) on prefix tokens and (..., n, n) on the line."""
         keys = torch.cat((kp.expand(-1, -1, q.shape[2], -1, -1), k), dim=3)
-        found = _softmax(q, keys, None if bias is None else bias[:, None])
+        found = attention_weights(q, keys, None if bias is None else bias[:, None])
         return found[..., :e], found[..., e:]
 
     # Letters: r row and c column of the query, i row of the key, j column of the key, e prefix token.
