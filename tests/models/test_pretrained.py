@@ -17,7 +17,7 @@ from torchvision.models.vision_transformer import VisionTransformer as Torchvisi
 from vitray.errors import CheckpointError, DataError
 from vitray.models import VisionTransformer
 from vitray.models.package import PackageInfo, save_package
-from vitray.models.pretrained import load_pretrained
+from vitray.models.pretrained import Pretrained, load_pretrained, weights_digest
 from vitray.models.resize import resize_kernel, resize_table
 
 SHAPE: dict[str, Any] = {
@@ -114,6 +114,93 @@ def test_an_earlier_model_of_ours_is_a_start(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
     with pytest.raises(CheckpointError, match="damaged"):
         load_pretrained(new, folder)
+
+
+def packaged(model: VisionTransformer, folder: Path, classes: tuple[str, ...] = tuple("abcde")) -> Path:
+    channels = model.config.in_chans or 0
+    info = PackageInfo(
+        model=model.config, classes=classes, mean=(0.0,) * channels, std=(1.0,) * channels, dataset_fingerprint=""
+    )
+    return save_package(folder, model.state_dict(), info)
+
+
+@pytest.mark.parametrize(
+    ("classes", "says"),
+    [
+        (tuple("abcde"), None),
+        (tuple("abced"), "its 5 classes are in another order"),
+        (("a", "b", "x", "d", "e"), "number 2 was 'c', is 'x'"),
+        (tuple("abc"), "fresh for 3 classes (the weights had 5 classes)"),
+    ],
+)
+def test_a_head_is_kept_for_the_same_classes_in_the_same_order(
+    tmp_path: Path, classes: tuple[str, ...], says: str | None
+) -> None:
+    old, new = small_vit(), small_vit(num_classes=len(classes))
+    fresh = new.head.weight.clone()
+    report = load_pretrained(new, packaged(old, tmp_path / "m"), classes=classes)
+    assert torch.equal(new.head.weight, old.head.weight if says is None else fresh)
+    assert torch.equal(new.norm.weight, old.norm.weight)
+    assert len(report.adapted) == (says is not None)
+    assert says is None or says in report.adapted[0]
+
+
+def test_a_file_does_not_name_its_classes_and_the_report_says_so(tmp_path: Path) -> None:
+    ours, path = model_of(), saved(timm_of(), tmp_path / "w.safetensors")
+    assert load_pretrained(ours, path, classes=tuple("abcdefg")).adapted == (
+        "head: kept, as it has 7 classes too (the file does not name them)",
+    )
+    assert load_pretrained(ours, path).adapted == ()
+
+
+def test_a_wrong_number_of_channels_is_named_with_what_to_do(tmp_path: Path) -> None:
+    path = saved(timm_of(), tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match="are for images of 3 channels, the model for 1 channel ") as caught:
+        load_pretrained(model_of(in_chans=1), path)
+    assert caught.value.remedy == "give weights that were trained on 1 channel, or images that have 3 channels"
+
+
+def test_a_package_says_what_no_shape_shows(tmp_path: Path) -> None:
+    folder = packaged(small_vit(pos_encoding="sinusoidal"), tmp_path / "m")
+    with pytest.raises(CheckpointError, match=r"model\.num_heads was 2, is 4; model\.pos_encoding was sinus") as caught:
+        load_pretrained(small_vit(num_heads=4, pos_encoding="none"), folder)
+    assert caught.value.remedy == "set model.num_heads=2 model.pos_encoding=sinusoidal"
+    report = load_pretrained(small_vit(pool="mean", attention="axial", pos_encoding="sinusoidal", dropout=0.1), folder)
+    assert report.adapted == (
+        "model.attention: axial (the weights were trained with full)",
+        "model.pool: mean (the weights were trained with cls)",
+    )
+
+
+def test_a_package_knows_its_grid_though_it_is_not_square(tmp_path: Path) -> None:
+    old = small_vit()  # 3 x 4 patches
+    new = small_vit(image_size=(8, 8))
+    report = load_pretrained(new, packaged(old, tmp_path / "m"))
+    assert report.adapted == ("positions: interpolated from 3 x 4 to 4 x 4 patches",)
+    with pytest.raises(DataError, match="no square grid"):
+        load_pretrained(new, saved(old, tmp_path / "w.safetensors"))
+
+
+def test_a_model_without_memory_is_enough_to_ask(tmp_path: Path) -> None:
+    weights = Pretrained.read(saved(timm_of(), tmp_path / "w.safetensors"))
+    with torch.device("meta"):
+        fits, too_deep = model_of(num_classes=3, image_size=64, patch_size=16), model_of(depth=3)
+    asked = weights.fit(fits)[1]
+    assert asked == load_pretrained(model_of(num_classes=3, image_size=64, patch_size=16), tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"blocks\.2\.norm1\.weight is missing"):
+        weights.fit(too_deep)
+
+
+def test_the_digest_follows_the_weights_and_not_their_place(tmp_path: Path) -> None:
+    model = small_vit()
+    one, two = packaged(model, tmp_path / "one"), packaged(model, tmp_path / "two")
+    assert weights_digest(one) == weights_digest(two)
+    assert weights_digest(packaged(small_vit(), tmp_path / "three")) != weights_digest(one)
+    assert weights_digest(packaged(model, tmp_path / "four", classes=tuple("edcba"))) != weights_digest(one)
+    files = [saved(m, tmp_path / name) for m, name in ((model, "a.pth"), (small_vit(), "b.pth"))]
+    assert weights_digest(files[0]) != weights_digest(files[1])
+    with pytest.raises(DataError, match="cannot be read"):
+        weights_digest(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("attention", ["full", "axial"])
