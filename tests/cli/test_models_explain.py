@@ -114,6 +114,7 @@ def test_bad_targets_and_models_are_refused_before_work(run: Here, package: Path
     said = run("models", "explain", str(tmp_path / "none"), str(photo), "--to", str(tmp_path / "to"))
     assert said.code == 2
     assert "there is no such folder" in said.err
+    assert not (tmp_path / "to").exists()
     said = run("models", "explain", str(package), str(photo))
     assert said.code == 2
     assert "--to" in said.err

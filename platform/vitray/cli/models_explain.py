@@ -32,7 +32,8 @@ def explain(model: str, images: tuple[str, ...], folder: str, device: str, outpu
     attention_distance.png   how far each head looks, by depth, over all images
     """
     target = Path(folder)
-    _make(target)
+    if target.exists() and not target.is_dir():
+        raise DataError("is a file, not a folder", where=str(target), remedy="name a folder with --to")
     from vitray.tracking.registry import download
 
     package = download(model)  # before importing torch, so that a misspelt name is answered at once
@@ -45,6 +46,7 @@ def explain(model: str, images: tuple[str, ...], folder: str, device: str, outpu
     drawn = Explanation(predictor.model, target)
     errors: list[tuple[str, DataError]] = []
     try:
+        target.mkdir(parents=True, exist_ok=True)
         drawn.model_pictures()
         for image in images:
             try:
@@ -55,7 +57,9 @@ def explain(model: str, images: tuple[str, ...], folder: str, device: str, outpu
                 drawn.add(Path(image).stem, seen.pixels, seen.label, seen.probability, seen.attention, image)
         drawn.distance_picture()
     except OSError as error:
-        raise _unwritable(target, error) from error
+        raise DataError(
+            f"cannot be written to: {error.strerror or error}", where=folder, remedy="choose another folder with --to"
+        ) from error
     pictures = [{"file": str(p.path), "shows": p.shows, "image": p.image} for p in drawn.pictures]
     failed = [{"image": image, "error": found.what} for image, found in errors]
     emit(
@@ -68,17 +72,3 @@ def explain(model: str, images: tuple[str, ...], folder: str, device: str, outpu
     if errors:
         what = f"{len(errors)} of {len(images)} images could not be explained (see above)"
         raise DataError(what, remedy=errors[0][1].remedy or "give JPEG or PNG files that are whole")
-
-
-def _make(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise DataError("is a file, not a folder", where=str(folder), remedy="name a folder with --to")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise _unwritable(folder, error) from error
-
-
-def _unwritable(folder: Path, error: Exception) -> DataError:
-    reason = getattr(error, "strerror", None) or error
-    return DataError(f"cannot be written to: {reason}", where=str(folder), remedy="choose another folder with --to")
