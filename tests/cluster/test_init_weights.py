@@ -125,11 +125,13 @@ def test_shapes_that_are_searched_must_all_fit(folder: Path, capsys: pytest.Capt
     assert "a trial cannot begin with it" in said
     assert "model.depth was 2, is 1" in said
     assert "is the same for every trial" in refusal(capsys, *start, "search.space={train.init_from: [a, b]}")
-    for fits in ("{model.patch_size: [2, 4], model.dropout: [0.0, 0.1]}", "{train.freeze: [none, first_1]}"):
+    for fits in ("{train.freeze: [none, first_1]}", "{model.patch_size: [2, 4], model.dropout: [0.0, 0.1]}"):
         with pytest.raises(SystemExit) as left:
             main([*start, f"search.space={fits}"])
+        table = capsys.readouterr().out
         assert left.value.code == 0
-        capsys.readouterr()
+        assert f"begins with {folder / 'model'}: " in " ".join(table.split())
+        assert ("patch kernel: resized from 4 to 2 pixels" in table) == ("patch_size" in fits)
 
 
 @pytest.mark.parametrize(

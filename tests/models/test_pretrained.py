@@ -166,10 +166,16 @@ def test_a_package_says_what_no_shape_shows(tmp_path: Path) -> None:
         load_pretrained(small_vit(num_heads=4, pos_encoding="none"), folder)
     assert caught.value.remedy == "set model.num_heads=2 model.pos_encoding=sinusoidal"
     report = load_pretrained(small_vit(pool="mean", attention="axial", pos_encoding="sinusoidal", dropout=0.1), folder)
-    assert report.adapted == (
+    assert report.adapted == (  # the same grid, so the places are the same
         "model.attention: axial (the weights were trained with full)",
         "model.pool: mean (the weights were trained with cls)",
     )
+
+
+def test_places_by_a_formula_on_another_grid_are_told(tmp_path: Path) -> None:
+    folder = packaged(small_vit(pos_encoding="rope_2d"), tmp_path / "m")
+    report = load_pretrained(small_vit(pos_encoding="rope_2d", image_size=(12, 8)), folder)
+    assert report.adapted == ("positions: rope_2d counts 6 x 4 patches (the weights know 3 x 4)",)
 
 
 def test_a_package_knows_its_grid_though_it_is_not_square(tmp_path: Path) -> None:

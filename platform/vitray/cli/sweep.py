@@ -90,6 +90,8 @@ def run_shown(prepared: Prepared, home: Home, address: str | None) -> SweepResul
         def display(sweep_plan: SweepPlan) -> SweepTable:
             facts = sweep_plan.describe()
             note(f"{facts['trials']} trials, {facts['trials_at_once']} at once, each {facts['resources_per_trial']}")
+            if sweep_plan.weights:
+                note(f"begins with {sweep_plan.weights}")
             return shown.enter_context(SweepTable(sweep_plan))
 
         return run_sweep(prepared, home, display, address=address)
@@ -142,6 +144,7 @@ def _plan_table(facts: dict[str, Any]) -> str:
         ("metric", facts["metric"]),
         ("scheduler", facts["scheduler"]),
         *(("  rung", f"epoch {r['epoch']}: about {r['trials']} trials") for r in facts["rungs"]),
+        *(("begins with", line.strip()) for line in facts.get("begins_with", "").splitlines()),
     ]
     return grid(rows, ("what", "value"))
 

@@ -48,7 +48,7 @@ def with_weights(experiment: Experiment) -> Experiment:
 
 
 def check_fit(experiments: Iterable[Experiment], classes: Sequence[str]) -> LoadReport | None:
-    """Try the weights on the model of every experiment, without allocating one. Returns the first one's report.
+    """Try the weights on the model of every experiment, without allocating one. The report is on all of them.
 
     Raises:
         ConfigError: they are of another architecture; names the first mismatches and the model.
@@ -72,23 +72,24 @@ def check_fit(experiments: Iterable[Experiment], classes: Sequence[str]) -> Load
             reports.append(weights.fit(empty, classes=classes)[1])
         except CheckpointError as error:
             raise ConfigError(error.what, where=f"{_KEY}: {first.train.init_from}", remedy=error.remedy) from None
-    return replace(reports[0], path=str(first.train.init_from))
+    adapted = dict.fromkeys(change for report in reports for change in report.adapted)
+    return replace(reports[0], path=str(first.train.init_from), adapted=tuple(adapted))
 
 
 def check_trials(plan: SweepPlan, classes: Sequence[str]) -> SweepPlan:
-    """The plan itself, if the weights to begin with fit every trial.
+    """The plan, with what there is to say of the weights to begin with, if they fit every trial.
 
     Raises:
         ConfigError: they do not.
     """
     try:
-        check_fit((plan.trial(index) for index in range(len(plan.points))), classes)
+        weights = check_fit((plan.trial(index) for index in range(len(plan.points))), classes)
     except ConfigError as error:
         if error.where is None or not error.where.startswith(_KEY):
             raise
         remedy = f"{error.remedy}; a sweep that begins with weights can search only what these leave open"
         raise ConfigError(f"a trial cannot begin with it: {error.what}", where=error.where, remedy=remedy) from None
-    return plan
+    return replace(plan, weights=str(weights)) if weights is not None else plan
 
 
 def _find(named: str) -> tuple[str, Path]:

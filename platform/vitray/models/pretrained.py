@@ -8,11 +8,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,27 +20,14 @@ from vitray.model_config import ModelConfig
 from vitray.models.package import INFO, PackageInfo, load_package
 from vitray.models.resize import Grid, resize_kernel, resize_offsets, resize_table
 from vitray.models.vit import VisionTransformer
+from vitray.models.weight_names import Source, to_our_names
 from vitray.models.weights_file import first_few, mismatches, read_weights
 
-Source = Literal["timm", "torchvision"]
-
-# torchvision's names, in terms of timm's. Its fused projection has the same rows: queries, keys, values.
-TORCHVISION = (
-    (r"^class_token$", "cls_token"),
-    (r"^encoder\.pos_embedding$", "pos_embed"),
-    (r"^conv_proj\.", "patch_embed.proj."),
-    (r"^encoder\.layers\.encoder_layer_(\d+)\.ln_([12])\.", r"blocks.\1.norm\2."),
-    (r"^encoder\.layers\.encoder_layer_(\d+)\.self_attention\.in_proj_(weight|bias)$", r"blocks.\1.attn.qkv.\2"),
-    (r"^encoder\.layers\.encoder_layer_(\d+)\.self_attention\.out_proj\.", r"blocks.\1.attn.proj."),
-    (r"^encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:0|linear_1)\.", r"blocks.\1.mlp.fc1."),
-    (r"^encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:3|linear_2)\.", r"blocks.\1.mlp.fc2."),
-    (r"^encoder\.ln\.", "norm."),
-    (r"^heads\.head\.", "head."),
-)
 # What must be as it was: all of it shapes the function that the weights make, though not all of it their own shapes.
 SHAPE = ("embed_dim", "depth", "num_heads", "mlp_ratio", "pos_encoding", "registers", "qk_norm")
 # What may change without a new weight: the model has to learn its way from there.
 USE = ("attention", "pool")
+FORMULAS = ("sinusoidal", "sinusoidal_2d", "rope_2d")
 
 
 @dataclass(frozen=True)
@@ -105,10 +90,7 @@ class Pretrained:
         if had is None and classes is not None and not any(line.startswith("head:") for line in adapted):
             adapted.append(f"head: kept, as it has {len(classes)} classes too (the file does not name them)")
         if self.info is not None:
-            for key in USE:
-                before, now = getattr(self.info.model, key), getattr(model.config, key)
-                if before != now:
-                    adapted.append(f"model.{key}: {now} (the weights were trained with {before})")
+            adapted += _used_otherwise(self.info.model, model.config)
         return weights, LoadReport(self.path, self.source, len(weights), tuple(adapted))
 
     def _check_shape(self, before: ModelConfig, now: ModelConfig) -> None:
@@ -165,28 +147,6 @@ def weights_digest(path: str | os.PathLike[str]) -> str:
         raise DataError(f"cannot be read: {error.strerror}", where=str(file), remedy="check the path") from error
 
 
-def to_our_names(weights: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], Source]:
-    """Tensors under timm's names, which are ours, and whose names they had."""
-    if "patch_embed.proj.weight" in weights:
-        return dict(weights), "timm"
-    if "encoder.pos_embedding" in weights:
-        return {_renamed(name): tensor for name, tensor in weights.items()}, "torchvision"
-    raise DataError(
-        f"holds no Vision Transformer: neither timm's patch_embed.proj.weight nor torchvision's encoder.pos_embedding "
-        f"among its {len(weights)} tensors",
-        where=where,
-        remedy="give a ViT's weights in timm's or torchvision's naming",
-    )
-
-
-def _renamed(name: str) -> str:
-    for pattern, ours in TORCHVISION:
-        renamed, count = re.subn(pattern, ours, name)
-        if count:
-            return renamed
-    return name
-
-
 def adapt(
     weights: Mapping[str, Tensor], model: VisionTransformer, source_grid: Grid | None, where: str
 ) -> tuple[dict[str, Tensor], list[str]]:
@@ -232,6 +192,19 @@ def _why_fresh(had: Sequence[str], wanted: Sequence[str]) -> str:
         return f"head: fresh, since its {len(had)} classes are in another order"
     index = next(i for i, (a, b) in enumerate(zip(had, wanted, strict=True)) if a != b)
     return f"head: fresh, since its classes are others (number {index} was {had[index]!r}, is {wanted[index]!r})"
+
+
+def _used_otherwise(before: ModelConfig, now: ModelConfig) -> list[str]:
+    """What the same weights will mean something else for, in a model that counts places and tokens otherwise."""
+    lines = [
+        f"model.{key}: {getattr(now, key)} (the weights were trained with {getattr(before, key)})"
+        for key in USE
+        if getattr(before, key) != getattr(now, key)
+    ]
+    if now.pos_encoding in FORMULAS and before.grid != now.grid:
+        (h, w), (old_h, old_w) = now.grid, before.grid
+        lines.append(f"positions: {now.pos_encoding} counts {h} x {w} patches (the weights know {old_h} x {old_w})")
+    return lines
 
 
 def _channels(count: int | None) -> str:

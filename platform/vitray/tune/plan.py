@@ -13,12 +13,13 @@ from vitray.tune.space import Point, Space, compile_space, points_of
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep will do. ``experiment`` is resolved against its data."""
+    """What a sweep will do. ``experiment`` is resolved against its data; ``weights``: what its trials begin with."""
 
     experiment: Experiment
     space: Space
     points: tuple[Point, ...]
     groups: GroupPlan
+    weights: str | None = None
 
     @property
     def search(self) -> SearchConfig:
@@ -59,6 +60,7 @@ class SweepPlan:
             "scheduler": search.scheduler,
             "rungs": [{"epoch": epoch, "trials": count} for epoch, count in self.rungs()],
             "metric": f"{search.mode} {search.metric}",
+            **({"begins_with": self.weights} if self.weights else {}),
         }
 
 
