@@ -10,6 +10,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from vitray.errors import ConfigError, DataError
 from vitray.model_config import ModelConfig
@@ -66,7 +67,8 @@ class VisionTransformer(nn.Module):
         H and W may differ from the configured size; positions then follow as each encoding says.
 
         Raises:
-            DataError: the images' shape does not fit the model.
+            DataError: the images' shape does not fit the model, they are not float, or hold NaN or infinity (looked for
+                on CPU, and on a GPU in evaluation; in training there the loss shows it).
         """
         grid = self._grid(images)
         patches = self.patch_embed(images)
@@ -99,13 +101,30 @@ class VisionTransformer(nn.Module):
         return 1 + self.config.registers
 
     def _grid(self, images: Tensor) -> Grid:
+        """Patches (down, across) of these images. Refuses what is not images for this model."""
         p, c = self.config.patch_size, self.config.in_chans
-        if images.ndim != 4 or images.shape[1] != c or images.shape[2] % p or images.shape[3] % p:
-            raise DataError(
-                f"images of shape {tuple(images.shape)} do not fit this model",
-                remedy=f"give (batch, {c}, height, width), sides multiples of {p}; it was made for {self.config.size}",
-            )
+        remedy = f"give float (batch, {c}, height, width), sides multiples of {p}; it was made for {self.config.size}"
+        if (
+            images.ndim != 4
+            or images.shape[1] != c
+            or images.shape[2] % p
+            or images.shape[3] % p
+            or not images.shape[2]
+        ):
+            raise DataError(f"images of shape {tuple(images.shape)} do not fit this model", remedy=remedy)
+        if not images.is_floating_point():
+            raise DataError(f"images are {images.dtype}", remedy=f"normalise them first (models.preprocess); {remedy}")
+        if self._looks_into(images) and not math.isfinite(images.sum()) and not images.isfinite().all():
+            first = int((~images.isfinite()).flatten(1).any(dim=1).nonzero()[0])
+            what = f"image {first} of a batch of shape {tuple(images.shape)} holds NaN or infinity"
+            raise DataError(what, remedy="look at how it was normalised: a std of 0, or a damaged file of floats")
         return images.shape[2] // p, images.shape[3] // p
+
+    def _looks_into(self, images: Tensor) -> bool:
+        """Whether values can be looked at, and cheaply: on a GPU that waits for the device, so not while training."""
+        if torch.compiler.is_compiling() or images.is_meta or isinstance(images, FakeTensor):
+            return False
+        return images.device.type == "cpu" or not self.training
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that are positions or tokens of their own, which decay would pull towards nothing."""

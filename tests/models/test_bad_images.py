@@ -1,0 +1,36 @@
+"""What is not images for a model is refused with what would be."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from small_models import images, small_vit
+
+from vitray.errors import DataError
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("training", [False, True])
+def test_nan_and_infinity_are_refused_with_the_image_that_holds_them(value: float, training: bool) -> None:
+    model = small_vit().train(training)
+    x = images(model, 4)
+    x[2, 1, 0, 3] = value
+    with pytest.raises(DataError, match=r"image 2 of a batch of shape \(4, 3, 6, 8\) holds NaN or infinity"):
+        model(x)
+
+
+def test_large_but_finite_values_are_images() -> None:
+    model = small_vit().eval()
+    model(torch.full((2, 3, 6, 8), 3e38))  # their sum is infinite
+
+
+def test_pixels_that_were_not_normalised_are_refused() -> None:
+    with pytest.raises(DataError, match=r"(?s)images are torch.uint8.*float \(batch, 3, height, width\)"):
+        small_vit()(torch.zeros(2, 3, 6, 8, dtype=torch.uint8))
+
+
+def test_images_without_pixels_are_refused() -> None:
+    with pytest.raises(DataError, match="do not fit"):
+        small_vit()(torch.zeros(2, 3, 0, 8))
