@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vitray.models.patch_embed import PatchEmbed, patches
 
@@ -21,6 +25,22 @@ def test_convolution_and_linear_agree_forward_and_backward(chans: int, patch: in
     for out in (a, b):
         out.square().sum().backward()
     torch.testing.assert_close(conv.proj.weight.grad, linear.proj.weight.grad, rtol=1e-5, atol=1e-4)
+
+
+@settings(max_examples=10)
+@given(
+    chans=st.integers(1, 5), patch=st.integers(1, 5), h=st.integers(1, 4), w=st.integers(1, 4),
+    kind=st.sampled_from(["conv", "linear"]), data=st.data(),
+)  # fmt: skip
+def test_a_pixel_changes_the_token_of_its_patch_alone(
+    chans: int, patch: int, h: int, w: int, kind: Literal["conv", "linear"], data: st.DataObject
+) -> None:
+    embed, x = PatchEmbed(chans, patch, 8, kind), torch.randn(1, chans, h * patch, w * patch)
+    y, column = data.draw(st.integers(0, h * patch - 1)), data.draw(st.integers(0, w * patch - 1))
+    changed = x.clone()
+    changed[0, data.draw(st.integers(0, chans - 1)), y, column] += 1
+    moved = (embed(changed) - embed(x)).abs().amax(-1)[0] > 1e-4
+    assert moved.nonzero().flatten().tolist() == [y // patch * w + column // patch]
 
 
 def test_patches_come_in_reading_order_channel_by_channel() -> None:

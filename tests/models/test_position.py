@@ -28,7 +28,7 @@ def place(n: int, grid: tuple[int, int]) -> tuple[float, float]:
     )
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(h0=st.integers(1, 40), w0=st.integers(1, 40))
 def test_places_on_the_models_own_grid_are_whole_numbers(h0: int, w0: int) -> None:
     position = build_position(small_config(image_size=(2 * h0, 2 * w0)))
@@ -36,7 +36,7 @@ def test_places_on_the_models_own_grid_are_whole_numbers(h0: int, w0: int) -> No
     assert [(a, b) for a in range(h0) for b in range(w0)] == list(zip(y.tolist(), x.tolist(), strict=True))
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(h0=st.integers(1, 12), w0=st.integers(1, 12), down=st.integers(1, 5), across=st.integers(1, 5))
 def test_parts_of_a_patch_lie_around_its_place(h0: int, w0: int, down: int, across: int) -> None:
     position = build_position(small_config(image_size=(2 * h0, 2 * w0)))

@@ -50,6 +50,17 @@ def test_order_of_patches_matters_exactly_with_positions(kind: str, pool: str) -
     assert moved < 1e-5 if kind == "none" else moved > 1e-4
 
 
+@pytest.mark.parametrize("pool", POOLS)
+@torch.no_grad()
+def test_axial_attention_without_positions_knows_rows_and_columns_but_not_their_order(pool: str) -> None:
+    model = small_vit(pos_encoding="none", attention="axial", pool=pool).eval()
+    x = images(model)
+    cut = x.reshape(2, 3, 3, 2, 4, 2)  # channels, rows of patches and pixels, columns of patches and pixels
+    rows_and_columns = cut[:, :, [2, 0, 1]][:, :, :, :, [3, 1, 0, 2]].reshape(x.shape)
+    torch.testing.assert_close(model(rows_and_columns), model(x), rtol=0, atol=1e-5)
+    assert (model(shuffled(model, x)) - model(x)).abs().max() > 1e-4
+
+
 def test_features_are_all_tokens_after_the_norm_and_pools_read_them() -> None:
     for pool in POOLS:
         model = small_vit(pool=pool, registers=2).eval()
