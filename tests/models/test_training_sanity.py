@@ -40,11 +40,11 @@ def test_every_combination_overfits_64_images(kind: str, attention: str, pool: s
             return int(model.eval()(images).argmax(1).eq(labels).sum())
 
     assert right() < 30
-    for _ in range(100):
+    for step in range(100):
         F.cross_entropy(model.train()(images), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
-        if right() == 64:
+        if step % 5 == 4 and right() == 64:
             return
     pytest.fail(f"only {right()} of 64 images are remembered")
 
@@ -69,7 +69,7 @@ def losses(kind: str, attention: str, autocast: bool) -> Tensor:
 
 @pytest.mark.parametrize(("kind", "attention"), list(product(ENCODINGS, ATTENTIONS)))
 def test_bfloat16_losses_stay_within_2_percent_of_float32_at_every_step(kind: str, attention: str) -> None:
-    """At each of 50 steps, not on average. A loss close to zero would make any difference large, so it only halves."""
+    """At each of 50 steps, not on average. Near zero any difference is large, but the losses end at 1.3 or more."""
     low, full = losses(kind, attention, True), losses(kind, attention, False)
     assert not torch.equal(low, full), "autocast had no effect"
     assert full[-5:].mean() < full[:5].mean(), "it learns meanwhile"

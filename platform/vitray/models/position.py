@@ -13,8 +13,8 @@ An image of another size is the same picture, coarser or finer. So a place is it
 patches of the grid that the model was made for, h0 x w0, and on h x w patches the centre of row y lies at
 (y + 1/2) h0/h - 1/2. Learned tables are interpolated so ever since the ViT paper; formulas follow (as in EVA-02's
 rotary encoding and in position interpolation, Chen et al. 2023). To count patches instead would continue the picture
-beyond its edge, where no training has been: trained on digits of 8 x 8 patches and asked at 12 x 12, it answers 0.11 to
-0.32 of them right instead of 0.95 (see tests/models/test_other_resolution.py).
+beyond its edge, where no training has been: trained on digits of 6 x 6 patches and asked at 9 x 9, such models answer
+0.1 to 0.5 of them right, instead of 0.6 to 0.95 (tests/models/test_other_resolution.py).
 
 A class token has no place in the image. Tutorials often number it as position 0, which shifts every patch by one and
 gives the class token a meaningless place; here formulas give it (and registers) zeros, an unrotated query and key, or
