@@ -17,6 +17,7 @@ from vitray.errors import TrainingError
 from vitray.experiment import Experiment
 from vitray.models import VisionTransformer
 from vitray.train.checkpoint import CheckpointStore, Progress, TrainState
+from vitray.train.compiling import compile_model
 from vitray.train.evaluate import evaluate
 from vitray.train.feed import Feed
 from vitray.train.layers import freeze
@@ -48,6 +49,8 @@ def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) ->
         again = Report(progress.step, progress.step // per_epoch, progress.metrics, str(store.newest()))
         if not ranks.agree(reporter.report(again) if ranks.first else True):
             return progress
+    if config.compile:
+        compile_model(state.model, ranks.device)
     model = ranks.wrap(state.model)
     meter = Meter(ranks.device)
     # Retrained on train+val, or prepared without a val split, there is nothing to validate on.

@@ -20,6 +20,7 @@ from vitray.data.stream import StreamOptions
 from vitray.errors import TrainingError, VitrayError
 from vitray.experiment import Experiment
 from vitray.train.checkpoint import CheckpointStore
+from vitray.train.compiling import forget_compiled
 from vitray.train.feed import Feed
 from vitray.train.loop import fit
 from vitray.train.mailbox import Job
@@ -130,6 +131,8 @@ def run_job(job: Job, ranks: Ranks, reporter: Any, options: StreamOptions) -> No
         fit(feed, ranks, reporter, store)
     finally:
         store.close()
+        if job.experiment.train.compile:
+            forget_compiled()
 
 
 def _portable(error: Exception, job: Job, ranks: Ranks) -> VitrayError:
