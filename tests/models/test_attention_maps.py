@@ -43,7 +43,7 @@ def test_weights_times_values_is_what_each_block_gathers(kind: str, attention: s
         assert matrix.shape == (2, 2, tokens_in_all, tokens_in_all)
         assert matrix.ge(0).all()
         torch.testing.assert_close(matrix.sum(-1), torch.ones(2, 2, tokens_in_all), rtol=0, atol=1e-5)
-        values = maps.project(module, tokens, layout)[2]  # type: ignore[arg-type]
+        values = module.project(tokens, layout)[2]  # type: ignore[arg-type]
         gathered = module.proj((matrix @ values).transpose(1, 2).flatten(2))
         torch.testing.assert_close(gathered, out, rtol=0, atol=1e-4)
 

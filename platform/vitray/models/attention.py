@@ -46,14 +46,18 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        b, t, d = x.shape
+        mixed = self.mix(*self.project(x, layout), layout)
+        return self.proj_drop(self.proj(mixed.transpose(1, 2).reshape(x.shape)))
+
+    def project(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) -> queries, keys and values, (B, A, T, K) each; the first two normalised and rotated."""
+        b, t, _ = x.shape
         # Split along the width: backward then joins three gradients in one pass, where a stack would need two.
         q, k, v = (part.view(b, t, self.num_heads, -1).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)  # autocast normalises in float32
         if layout.rotation is not None:
             q, k = layout.rotation(q), layout.rotation(k)
-        mixed = self.mix(q, k, v, layout)
-        return self.proj_drop(self.proj(mixed.transpose(1, 2).reshape(b, t, d)))
+        return q, k, v
 
     @property
     def dropout(self) -> float:

@@ -106,23 +106,13 @@ def _observe(model: VisionTransformer, images: Tensor, see: Callable[[Tensor, La
     return logits
 
 
-def project(module: Attention, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, each (B, A, T, K), of tokens (B, T, D), normalised and rotated as in the model."""
-    b, t, _ = x.shape
-    q, k, v = module.qkv(x).reshape(b, t, 3, module.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-    q, k = module.q_norm(q), module.k_norm(k)
-    if layout.rotation is not None:
-        q, k = layout.rotation(q), layout.rotation(k)
-    return q, k, v
-
-
 def block_weights(module: Attention, x: Tensor, layout: Layout) -> Tensor:
     """(B, A, T, T) such that weights @ values is what the module gathers, of tokens (B, T, D). No dropout.
 
     Full attention: softmax(q k^T / sqrt(K) + bias). Axial attention has no such matrix but two sparse ones, in a
     column and in a row; this is their product, which patch reaches which through both steps.
     """
-    q, k, _ = (part.float() for part in project(module, x, layout))
+    q, k, _ = (part.float() for part in module.project(x, layout))
     if isinstance(module, AxialAttention):
         return _axial_weights(q, k, layout)
     return attention_weights(q, k, layout.full_bias)
