@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,21 @@ def test_files_and_description_are_as_documented(folder: Path) -> None:
     assert content["classes"] == list("abcde")
     assert content["mean"] == [0.1, 0.2, 1 / 3]
     assert content["dataset_fingerprint"] == "f" * 64
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_whoever_may_read_the_description_may_read_the_weights(
+    tmp_path: Path, model: VisionTransformer, mask: int
+) -> None:
+    before = os.umask(mask)
+    try:
+        folder = save_package(tmp_path / "m", model.state_dict(), info_of(model))
+        save_package(folder, model.state_dict(), info_of(model))  # over itself
+    finally:
+        os.umask(before)
+    assert {p.name: p.stat().st_mode & 0o777 for p in folder.iterdir()} == dict.fromkeys(
+        ("model.json", "model.safetensors"), 0o666 & ~mask
+    )
 
 
 def test_a_package_can_be_replaced(folder: Path, model: VisionTransformer) -> None:

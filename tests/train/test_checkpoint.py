@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import shutil
 import time
@@ -57,6 +58,16 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path: Path, ema: bool) -> None
     assert CheckpointStore(tmp_path / "run").restore(other) == progress
     assert_bitwise_equal(tensors_of(other), tensors_of(state))
     assert verify(folder) == progress
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_every_file_is_for_those_whom_the_umask_lets_read(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        folder = save(CheckpointStore(tmp_path), 1, ema=True)
+    finally:
+        os.umask(before)
+    assert {p.name: p.stat().st_mode & 0o777 for p in folder.iterdir()} == dict.fromkeys(FILES, 0o666 & ~mask)
 
 
 def test_training_goes_on_from_a_restored_optimizer_as_from_the_saved_one(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from vitray.model_config import ModelConfig
 from vitray.models.export_program import as_text
 from vitray.models.vit import VisionTransformer
+from vitray.models.weights_file import write_weights
 
 Write = Callable[[nn.Module, Tensor, Mapping[str, Any], Path], None]
 Read = Callable[[Path], Callable[[Tensor], Tensor]]
@@ -53,8 +54,7 @@ class Format:
 
 def _write_safetensors(module: nn.Module, images: Tensor, facts: Mapping[str, Any], path: Path) -> None:
     weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
-    # "pt" is the field's mark for torch's layout. Not save_file, whose files only their owner may read.
-    path.write_bytes(save(weights, metadata=as_text(facts) | {"format": "pt"}))
+    write_weights(path, weights, as_text(facts) | {"format": "pt"})  # "pt" is the field's mark for torch's layout
 
 
 def _read_safetensors(path: Path) -> Callable[[Tensor], Tensor]:

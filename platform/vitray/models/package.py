@@ -19,13 +19,13 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vitray.errors import CheckpointError, ConfigError, DataError
 from vitray.model_config import ModelConfig
 from vitray.models.vit import VisionTransformer
-from vitray.models.weights_file import first_few, mismatches
+from vitray.models.weights_file import first_few, mismatches, write_weights
 
 FORMAT = 1
 WEIGHTS, INFO = "model.safetensors", "model.json"
@@ -79,7 +79,7 @@ def save_package(folder: str | os.PathLike[str], state_dict: Mapping[str, Tensor
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
         new = Path(staging, "package")
         new.mkdir()
-        save_file(weights, new / WEIGHTS)
+        write_weights(new / WEIGHTS, weights)
         (new / INFO).write_text(_to_json(info, _sha256(new / WEIGHTS)))
         for path in (new / WEIGHTS, new / INFO, new):
             _fsync(path)

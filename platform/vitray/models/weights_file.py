@@ -1,4 +1,4 @@
-"""Read a file of weights without running what may be in it, and say how weights differ from a model's."""
+"""Files of weights: written for all who may read them, read without running what may be in them, and compared."""
 
 from __future__ import annotations
 
@@ -9,12 +9,24 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vitray.errors import CheckpointError, DataError
 
 CONTAINERS = ("state_dict", "model", "model_state")  # where training scripts of the field put the weights
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write contiguous tensors as ``.safetensors``, readable by whom the umask lets read.
+
+    safetensors' ``save_file`` alone makes files for their owner only, useless to others on shared storage. Its
+    ``save`` would give bytes to write ourselves, but they take twice the memory of the weights.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(weights), path, metadata=dict(metadata) if metadata is not None else None)
+    path.chmod(mode)
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -20,11 +20,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from vitray.errors import CheckpointError
 from vitray.models import VisionTransformer
 from vitray.models.package import PackageInfo, save_package
+from vitray.models.weights_file import write_weights
 
 log = logging.getLogger(__name__)
 _COMMIT = "commit.json"
@@ -76,8 +77,8 @@ class CheckpointStore:
             # model.safetensors holds what one would use: the averaged weights where they are kept.
             save_package(target, {**weights, **(average or {})}, info)
             if average is not None:
-                save_file(weights, target / "raw.safetensors")
-            save_file(optimizer, target / "optimizer.safetensors")
+                write_weights(target / "raw.safetensors", weights)
+            write_weights(target / "optimizer.safetensors", optimizer)
             (target / "state.json").write_text(json.dumps(asdict(progress), indent=1))
             _commit(target)
             self._prune(progress)
