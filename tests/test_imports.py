@@ -17,7 +17,17 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "platform" / "vitray"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Anyone may use these.
-LEAVES = {"errors", "home", "environment", "experiment", "model_config", "augment_config", "config_base", "overrides"}
+LEAVES = {
+    "errors",
+    "home",
+    "environment",
+    "experiment",
+    "model_config",
+    "model_size",
+    "augment_config",
+    "config_base",
+    "overrides",
+}
 
 # cli, jobs -> cluster, inference, tune -> train -> data, models, tracking -> experiment, errors.
 _TRAIN = {"train", "data", "models", "tracking"}
@@ -28,6 +38,7 @@ MAY_IMPORT = {
     "config_base": {"errors"},
     "augment_config": {"config_base"},
     "model_config": {"config_base", "errors"},
+    "model_size": {"model_config"},
     "overrides": {"config_base", "errors"},
     "experiment": {"augment_config", "config_base", "model_config", "overrides", "errors"},
     "data": LEAVES,

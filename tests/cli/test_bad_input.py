@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from command_line import Here, apart, contents
 
-from vitray.cluster.local import Cluster, Machine
+from vitray.cluster.local import Cluster
+from vitray.cluster.machine import Machine
 from vitray.errors import ResourceError
 from vitray.tracking.tracker import NoTracker
 

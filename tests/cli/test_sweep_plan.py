@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from command_line import Here, contents
 
-from vitray.cluster.local import Machine
+from vitray.cluster.machine import Machine
 
 QUICKSTART = str(Path(__file__).parent.parent.parent / "configs" / "quickstart.yaml")
 

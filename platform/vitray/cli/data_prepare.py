@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vitray.cluster.address import named_address
-from vitray.cluster.local import Machine
+from vitray.cluster.machine import Machine
 
 if TYPE_CHECKING:
     from rich.progress import Task

@@ -7,15 +7,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vitray.cluster.address import check_answers, named_address
+from vitray.cluster.machine import Machine, gpu_memory, visible_gpus
 from vitray.errors import ResourceError, VitrayError
 from vitray.train.resources import Room
-
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-_NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True)
@@ -26,11 +23,19 @@ class Cluster:
     cpus: float
     gpus: float
     node_cpus: float  # of the largest node: what one rank can use at most
+    node_memory: float | None = None  # bytes, likewise
+    gpu_memory: float | None = None  # bytes of a GPU
 
     @property
     def room(self) -> Room:
         """What :func:`vitray.train.resources.plan_groups` wants to know."""
-        return {"cpus": self.cpus, "gpus": self.gpus, "node_cpus": self.node_cpus}
+        return {
+            "cpus": self.cpus,
+            "gpus": self.gpus,
+            "node_cpus": self.node_cpus,
+            "node_memory": self.node_memory,
+            "gpu_memory": self.gpu_memory,
+        }
 
     @property
     def local(self) -> bool:
@@ -69,8 +74,15 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
         try:
             _start_or_join(target)
             total = ray.cluster_resources()
-            largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
-            yield Cluster(target or "local", total.get("CPU", 0.0), total.get("GPU", 0.0), largest)
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            yield Cluster(
+                target or "local",
+                total.get("CPU", 0.0),
+                total.get("GPU", 0.0),
+                node_cpus=max((node["Resources"].get("CPU", 0.0) for node in nodes), default=0.0),
+                node_memory=max(map(_memory_of, nodes), default=None),
+                gpu_memory=_gpu_memory(nodes),
+            )
         finally:
             ray.shutdown()  # ends a local Ray; only leaves a cluster that was joined
 
@@ -81,7 +93,7 @@ def _start_or_join(target: str | None) -> None:
     local: dict[str, Any] = {}
     if target is None:
         local = {"num_cpus": Machine.here().cpus, "include_dashboard": False}
-        if _visible_gpus() == []:
+        if visible_gpus() == []:
             local["num_gpus"] = 0  # Ray would take the usual CUDA_VISIBLE_DEVICES=-1 for one GPU
     try:
         # "local", not None: that would join whatever cluster was started last on this machine.
@@ -98,6 +110,24 @@ def _start_or_join(target: str | None) -> None:
         ) from error
 
 
+def _memory_of(node: dict[str, Any]) -> float:
+    """Bytes of a node: Ray counts its object store apart."""
+    return float(sum(node["Resources"].get(name, 0.0) for name in ("memory", "object_store_memory")))
+
+
+def _gpu_memory(nodes: list[dict[str, Any]]) -> float | None:
+    """Bytes of a GPU, asked on one of the nodes that have any."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node = next((node["NodeID"] for node in nodes if node["Resources"].get("GPU", 0.0)), None)
+    if node is None:
+        return None
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    said: float | None = ray.get(ray.remote(num_cpus=0, scheduling_strategy=there)(gpu_memory).remote())
+    return said
+
+
 @contextmanager
 def _environment_put_back() -> Iterator[None]:
     before = dict(os.environ)
@@ -107,36 +137,3 @@ def _environment_put_back() -> Iterator[None]:
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a local Ray would have; known without importing Ray."""
-
-    cpus: int
-    gpus: int
-
-    @classmethod
-    def here(cls) -> Machine:
-        return cls(max(1, min(len(os.sched_getaffinity(0)), _cgroup_cpus())), _gpus())
-
-
-def _cgroup_cpus() -> int:
-    """CPUs that a container's quota allows (cgroup v2); without one, as many as there are."""
-    try:
-        quota, period = _QUOTA.read_text().split()
-        return int(quota) // int(period)
-    except (OSError, ValueError):  # no such file, or "max": no quota
-        return os.cpu_count() or 1
-
-
-def _gpus() -> int:
-    """GPUs that there are and that this process may see."""
-    present, visible = len(list(_NVIDIA.glob("*"))), _visible_gpus()
-    return present if visible is None else min(present, len(visible))
-
-
-def _visible_gpus() -> list[str] | None:
-    """What CUDA_VISIBLE_DEVICES leaves; None when it is not set."""
-    names = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return None if names is None else [name for name in names.split(",") if name.strip() not in ("", "-1")]

@@ -1,7 +1,4 @@
-"""What a model costs before it exists: parameters, floating-point operations, memory of a training step.
-
-Shapes: T tokens, N patches, E prefix tokens, h x w patches, D width, M hidden width of the MLP, L depth, K classes.
-"""
+"""What a model costs before it exists: parameters, floating-point operations, memory of a training step."""
 
 from __future__ import annotations
 
@@ -19,22 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vitray.model_config import ModelConfig
+from vitray.model_size import Flops, Precision, count_parameters, flops
+from vitray.models.attend import kernels_of
 from vitray.models.vit import VisionTransformer
 
-Precision = Literal["float32", "bfloat16"]
-
-
-@dataclass(frozen=True)
-class Flops:
-    """Floating-point operations of one image, a multiply-add counted as two; matrix products alone, as is usual.
-
-    ``training`` is forward and backward without recomputation, the number that model FLOPs utilisation is taken of.
-    ``recomputed`` is what fused attention adds to it: its backward computes the logits again instead of keeping them.
-    """
-
-    forward: int
-    training: int
-    recomputed: int
+Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -61,48 +47,29 @@ class Cost:
     batch_size: int
 
 
-def cost(config: ModelConfig, batch_size: int, precision: Precision = "float32") -> Cost:
+def cost(config: ModelConfig, batch_size: int, precision: Precision = "float32", device: Device = "cpu") -> Cost:
     """The cost of ``config``, nothing allocated and nothing computed.
 
     Args:
         config: resolved.
         batch_size: images a step on one device.
         precision: ``bfloat16`` is autocast over float32 weights.
+        device: whose attention kernels are meant; on a GPU the fused ones, which keep no logits.
     """
-    return Cost(count_parameters(config), flops(config), memory(config, batch_size, precision), batch_size)
+    return Cost(count_parameters(config), flops(config), memory(config, batch_size, precision, device), batch_size)
 
 
-def count_parameters(config: ModelConfig) -> int:
-    return sum(p.numel() for p in _on_meta(config).parameters())
-
-
-def flops(config: ModelConfig) -> Flops:
-    """By formula: two operations for each weight a token meets, and attention's two products."""
-    assert config.in_chans is not None
-    assert config.num_classes is not None
-    (h, w), d, e = config.grid, config.embed_dim, 1 + config.registers
-    n, hidden = h * w, int(config.embed_dim * config.mlp_ratio)
-    t = e + n
-    embed = 2 * n * d * config.in_chans * config.patch_size**2
-    linear = config.depth * 2 * t * (4 * d * d + 2 * d * hidden) + 2 * d * config.num_classes
-    # Pairs of a query and a key: q.k and its weight times v take 2 D operations each.
-    pairs = t * t if config.attention == "full" else e * t + n * (e + h) + n * (e + w)
-    attention = config.depth * 4 * pairs * d
-    # Backward takes every product twice, once for each factor; but nobody wants the gradient of the pixels.
-    training = 3 * (linear + attention) + 2 * embed
-    unfused = config.pos_encoding == "relative"  # a bias that needs a gradient keeps the logits on CPU
-    return Flops(embed + linear + attention, training, 0 if unfused else attention // 2)
-
-
-def memory(config: ModelConfig, batch_size: int, precision: Precision = "float32") -> Memory:
-    """By running the step on tensors without data and adding up what is alive.
+def memory(config: ModelConfig, batch_size: int, precision: Precision = "float32", device: Device = "cpu") -> Memory:
+    """By running the step on tensors without data and adding up what is alive. Arguments as for :func:`cost`.
 
     Blocks are alike, so models of two and three blocks tell what each further one adds. Tensors pretend to be on CPU,
-    whose fused attention keeps what the GPU's keeps; scratch space inside kernels is not seen.
+    whose fused attention keeps what the GPU's keeps (but for a bias that learns, whose logits a GPU does not keep);
+    scratch space inside kernels is not seen.
     """
     parameters = 4 * count_parameters(config)
     depths = (config.depth,) if config.depth <= 3 else (2, 3)
-    steps = [_step(config.model_copy(update={"depth": depth}), batch_size, precision) for depth in depths]
+    with kernels_of(device):
+        steps = [_step(config.model_copy(update={"depth": depth}), batch_size, precision) for depth in depths]
     activations, peak = (
         first + (last - first) * (config.depth - depths[0]) for first, last in zip(steps[0], steps[-1], strict=True)
     )

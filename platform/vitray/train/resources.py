@@ -17,7 +17,8 @@ _TASKS_A_CPU = 1.5  # data tasks at once for a CPU: between one task and the nex
 class GroupPlan:
     """Resources of one of ``groups`` equal worker groups. Trial actors, mailboxes and controllers take no CPU.
 
-    ``data_workers`` tasks of ``task_cpus`` CPUs at once read data for each rank.
+    ``data_workers`` tasks of ``task_cpus`` CPUs at once read data for each rank. ``rank_memory``: bytes that a rank can
+    have at most, with its group alone on the machines; None where that is not known.
     """
 
     workers: int | tuple[int, int]
@@ -27,6 +28,7 @@ class GroupPlan:
     threads: int
     groups: int = 1
     data_workers: int = 1
+    rank_memory: float | None = None
 
     @property
     def ranks(self) -> int:
@@ -42,11 +44,16 @@ class GroupPlan:
 
 
 class Room(TypedDict):
-    """What a cluster has. ``node_cpus`` are those of its largest node, which bound one rank's threads."""
+    """What a cluster has. ``node_cpus`` are those of its largest node, which bound one rank's threads.
+
+    ``node_memory``: bytes of that node; ``gpu_memory``: of a GPU; None where that is not known.
+    """
 
     cpus: float
     gpus: float
     node_cpus: float | None
+    node_memory: float | None
+    gpu_memory: float | None
 
 
 def plan_groups(
@@ -56,12 +63,14 @@ def plan_groups(
     gpus: float,
     groups: int | None = 1,
     node_cpus: float | None = None,
+    node_memory: float | None = None,
+    gpu_memory: float | None = None,
     data_workers: int | Literal["auto"] = "auto",
 ) -> GroupPlan:
     """How a group is laid out on a cluster with ``cpus`` and ``gpus``; ``groups=None``: as many as fit side by side.
 
-    ``node_cpus``: see :class:`Room`; by default the cluster is one node. ``data_workers``: data tasks at once for each
-    rank; data tasks take what training leaves.
+    ``node_cpus`` and memory: see :class:`Room`; by default the cluster is one node. ``data_workers``: data tasks
+    at once for each rank; data tasks take what training leaves.
 
     Raises:
         ResourceError: the cluster has fewer GPUs or CPUs than the ranks need; says what is missing.
@@ -102,4 +111,7 @@ def plan_groups(
     # Downwards, so that all of them fit at once.
     task_cpus = min(1.0, left, max(0.01, math.floor(left / (ranks * tasks) * 100) / 100))
     threads = config.threads or max(1, int(min(cpus // ranks, node_cpus or cpus)))
-    return GroupPlan(config.workers, use_gpu, rank_cpus, task_cpus, threads, groups, tasks)
+    # The fullest node has at least its share of one group's ranks.
+    crowd = max(1, math.floor(least * min(1.0, (node_cpus or cpus) / cpus)))
+    memory = gpu_memory if use_gpu else node_memory / crowd if node_memory else None
+    return GroupPlan(config.workers, use_gpu, rank_cpus, task_cpus, threads, groups, tasks, memory)

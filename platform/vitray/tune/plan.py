@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vitray.errors import ConfigError
 from vitray.experiment import Experiment, SearchConfig
 from vitray.train.resources import GroupPlan, Room, plan_groups
-from vitray.tune.space import Point, Space, compile_space, points_of
+from vitray.tune.space import Point, Space, compile_space, points_of, search_of
 
 
 @dataclass(frozen=True)
@@ -64,27 +64,41 @@ class SweepPlan:
         }
 
 
-def plan_sweep(experiment: Experiment, *, cpus: float, gpus: float, node_cpus: float | None = None) -> SweepPlan:
-    """Compile the space and lay out the worker groups.
+def plan_sweep(
+    experiment: Experiment,
+    *,
+    cpus: float,
+    gpus: float,
+    node_cpus: float | None = None,
+    node_memory: float | None = None,
+    gpu_memory: float | None = None,
+) -> SweepPlan:
+    """Compile the space and lay out the worker groups. Arguments: see :class:`vitray.train.resources.Room`.
 
     Raises:
         ConfigError: the space is empty, malformed or without a valid point; trials would not be validated.
         ResourceError: the cluster cannot hold one trial.
     """
-    space = compile_space(experiment)
-    assert experiment.search is not None
+    search = search_of(experiment)
     if experiment.train.split != "train":
         raise ConfigError(
             f"is {experiment.train.split}, which leaves nothing to compare trials on",
             where="train.split",
             remedy="leave it unset; the winner is retrained on train+val (search.retrain)",
         )
-    points = tuple(points_of(experiment, space))
-    wanted = experiment.search.concurrent
-    room: Room = {"cpus": cpus, "gpus": gpus, "node_cpus": node_cpus}
+    wanted = search.concurrent
+    room: Room = {
+        "cpus": cpus,
+        "gpus": gpus,
+        "node_cpus": node_cpus,
+        "node_memory": node_memory,
+        "gpu_memory": gpu_memory,
+    }
     groups = plan_groups(
         experiment.cluster, groups=None if wanted == "auto" else wanted, **room, data_workers=experiment.data.workers
     )
+    space = compile_space(experiment, groups.rank_memory)
+    points = tuple(points_of(experiment, space))
     if groups.groups > len(points):
         groups = plan_groups(experiment.cluster, groups=len(points), **room, data_workers=experiment.data.workers)
     return SweepPlan(experiment, space, points, groups)

@@ -2,7 +2,8 @@
 
 A list is a choice; ``{int: [low, high, step]}``, ``{uniform: [low, high]}`` and ``{log: [low, high]}`` are ranges. Keys
 are dotted config keys. Architecture keys restrict each other (heads must divide the width, a patch the image), so their
-whole product is tried out on the config's own validation; other keys are valid or not by themselves.
+whole product is tried out on the config's own validation, and on the memory that a rank can have; other keys are valid
+or not by themselves.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ import numpy as np
 from vitray.config_base import section_at
 from vitray.data.rng import key as name_key
 from vitray.errors import ConfigError, nearest
-from vitray.experiment import Experiment, ModelConfig
+from vitray.experiment import Experiment, ModelConfig, SearchConfig
+from vitray.train.memory import over
 
 Point = Mapping[str, Any]
 _DRAWS = 16
 _MOST_SHAPES = 20_000  # trying them all out takes under two seconds
+_MEMORY_KEYS = ("train.global_batch", "train.accumulate", "train.precision", "train.freeze")
 _DECIDED = {
     "data.path": "make a sweep for each dataset",
     "data.image_size": "search model.image_size instead",
@@ -169,19 +172,17 @@ class Space:
         return {name: value for name, value in point.items() if _is_shape(name, self.dimensions[name])}
 
 
-def compile_space(experiment: Experiment) -> Space:
-    """Parse and check the space of a resolved experiment.
+def compile_space(experiment: Experiment, rank_memory: float | None = None) -> Space:
+    """Parse and check the space of a resolved experiment; what cannot fit into ``rank_memory`` bytes is not part of it.
 
     Raises:
         ConfigError: no search section, an unknown key, a malformed dimension, a value that is invalid by itself, or
             no valid combination at all.
     """
-    if experiment.search is None or not experiment.search.space:
-        raise ConfigError("has no space to search", where="search.space", remedy="name config keys and their values")
-    dimensions = {name: _dimension(name, raw) for name, raw in experiment.search.space.items()}
+    dimensions = {name: _dimension(name, raw) for name, raw in search_of(experiment).space.items()}
     shape_keys = [name for name, dimension in dimensions.items() if _is_shape(name, dimension)]
     for name, dimension in dimensions.items():
-        if name not in shape_keys:
+        if not (name in shape_keys and name.startswith("model.")):
             # A range is tried at its ends and, for the sake of keys that want whole numbers, in between.
             for value in dimension.values if isinstance(dimension, Choice) else map(dimension.at, (0.0, 0.382, 1.0)):
                 _try(experiment, {name: value})
@@ -198,9 +199,15 @@ def compile_space(experiment: Experiment) -> Space:
     for values in itertools.product(*(c.values for c in choices if isinstance(c, Choice))):
         shape = dict(zip(shape_keys, values, strict=True))
         try:
-            ModelConfig(**model | {name.removeprefix("model."): value for name, value in shape.items()})
+            trial = {
+                "model": ModelConfig(**model | _section_of(shape, "model.")),
+                "train": experiment.train.model_copy(update=_section_of(shape, "train.")),
+            }
         except ConfigError as error:
             refused[error.what.split(";")[0]] += 1
+            continue
+        if (why := over(experiment.model_copy(update=trial), rank_memory)) is not None:
+            refused[why] += 1
             continue
         shapes.append(shape)
     if not shapes:
@@ -209,6 +216,17 @@ def compile_space(experiment: Experiment) -> Space:
             f"holds no valid point: {reason}", where="search.space", remedy="change the values so that some fit"
         )
     return Space(experiment, dimensions, tuple(shapes), dict(refused))
+
+
+def search_of(experiment: Experiment) -> SearchConfig:
+    """The search section.
+
+    Raises:
+        ConfigError: there is none, or it names no space.
+    """
+    if experiment.search is None or not experiment.search.space:
+        raise ConfigError("has no space to search", where="search.space", remedy="name config keys and their values")
+    return experiment.search
 
 
 def points_of(experiment: Experiment, space: Space) -> list[Point]:
@@ -221,7 +239,12 @@ def points_of(experiment: Experiment, space: Space) -> list[Point]:
 
 
 def _is_shape(name: str, dimension: Dimension) -> bool:
-    return name.startswith("model.") and isinstance(dimension, Choice)
+    """Whether its values are valid or not in combination: they make the model, or what of it fits into memory."""
+    return isinstance(dimension, Choice) and (name.startswith("model.") or name in _MEMORY_KEYS)
+
+
+def _section_of(shape: Point, prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in shape.items() if name.startswith(prefix)}
 
 
 def _dimension(name: str, raw: Any) -> Dimension:

@@ -1,0 +1,50 @@
+"""Whether a training fits into memory, by the least that it can take: what cannot fit is refused before it starts."""
+
+from __future__ import annotations
+
+from vitray.errors import ResourceError
+from vitray.experiment import Experiment
+from vitray.model_size import least_memory
+
+GIB = 2**30
+
+
+def rank_images(experiment: Experiment) -> int:
+    """Images that a rank has on its device at once: its share of a step, by the most ranks, in its micro-batches."""
+    workers, train = experiment.cluster.workers, experiment.train
+    ranks = workers if isinstance(workers, int) else workers[1]
+    return -(-train.global_batch // (ranks * train.accumulate))
+
+
+def least_rank_memory(experiment: Experiment) -> int:
+    """Bytes that a rank of a resolved experiment takes at least; what is frozen costs less, and is not counted."""
+    if experiment.train.freeze != "none":
+        return 0
+    low = experiment.train.precision != "float32"  # "auto" may be either
+    return least_memory(experiment.model, rank_images(experiment), "bfloat16" if low else "float32")
+
+
+def over(experiment: Experiment, limit: float | None) -> str | None:
+    """Why an experiment cannot fit into ``limit`` bytes a rank; None where it may, or nothing is known."""
+    if limit is None or least_rank_memory(experiment) <= limit:
+        return None
+    return f"needs more memory than the {limit / GIB:.1f} GiB that a rank can have"
+
+
+def check_memory(experiment: Experiment, limit: float | None) -> None:
+    """Refuse an experiment that cannot fit.
+
+    Raises:
+        ResourceError: how much it takes at least, and the accumulation that would fit, if any does.
+    """
+    if (why := over(experiment, limit)) is None:
+        return
+    accumulate, least = experiment.train.accumulate, least_rank_memory(experiment) / GIB
+    remedy = "choose a smaller model or more workers"
+    while rank_images(experiment) > 1:
+        accumulate *= 2
+        experiment = experiment.with_values({"train.accumulate": accumulate})
+        if over(experiment, limit) is None:
+            remedy = f"set train.accumulate={accumulate}, which gives the same result, or choose a smaller model"
+            break
+    raise ResourceError(f"training takes at least {least:.1f} GiB a rank: it {why}", where="model", remedy=remedy)
