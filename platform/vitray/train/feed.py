@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,10 +16,8 @@ from vitray.data.view import SplitView
 from vitray.experiment import AugmentConfig, Experiment
 from vitray.models.package import PackageInfo
 from vitray.models.preprocess import normalise
+from vitray.train.device_feed import CudaCopier, copied_ahead, tensors_of
 from vitray.train.ranks import Ranks
-
-# The stream hands out views of shared memory, which must not be written to, and nobody here does.
-warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 _EVAL_BATCH = 512
 
@@ -53,9 +50,17 @@ class Feed:
         return self._stream(order, None, 0, order.steps_per_epoch)
 
     def to_input(self, batch: Batch) -> torch.Tensor:
-        """uint8 (B, H, W, C) on the host to normalised float (B, C, H, W) on the device."""
-        manifest = self.data.store.manifest
-        return normalise(torch.from_numpy(batch.image).to(self.ranks.device), manifest.mean, manifest.std)
+        """uint8 (B, H, W, C) to normalised float (B, C, H, W) on the device."""
+        return normalise(tensors_of(batch, self.ranks.device).image, *self._mean_and_std)
+
+    @cached_property
+    def _mean_and_std(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """On the device once for all steps: sent with each, a GPU would have to finish one before it gets the next."""
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=self.ranks.device)
+            for values in (self.data.store.manifest.mean, self.data.store.manifest.std)
+        )
+        return mean, std
 
     def package_info(self) -> PackageInfo:
         manifest = self.data.store.manifest
@@ -76,4 +81,6 @@ class Feed:
             size=self.experiment.model.size,
             augment=augment,
         )
-        return stream(plan, start, stop, self.options)
+        batches = stream(plan, start, stop, self.options)
+        device = self.ranks.device
+        return copied_ahead(batches, CudaCopier(device)) if device.type == "cuda" else batches

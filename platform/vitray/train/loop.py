@@ -18,12 +18,14 @@ from vitray.experiment import Experiment
 from vitray.models import VisionTransformer
 from vitray.train.checkpoint import CheckpointStore, Progress, TrainState
 from vitray.train.compiling import compile_model
+from vitray.train.device_feed import tensors_of
 from vitray.train.evaluate import evaluate
 from vitray.train.feed import Feed
 from vitray.train.layers import freeze
 from vitray.train.meter import Meter
 from vitray.train.mixup import draw_mix
 from vitray.train.optim import lr_at, make_optimizer
+from vitray.train.precision import autocast
 from vitray.train.pretrained import begin_with_pretrained
 from vitray.train.ranks import Ranks, accumulating
 from vitray.train.report import Report, Reporter
@@ -98,14 +100,14 @@ def train_step(model: nn.Module, state: TrainState, batch: Batch, feed: Feed) ->
     The gradient is that of the mean over the rows of all ranks, however unevenly they are divided.
     """
     config, ranks = feed.experiment.train, feed.ranks
-    images, labels = feed.to_input(batch), torch.tensor(batch.label, device=ranks.device)
+    images, (_, labels, counted) = feed.to_input(batch), tensors_of(batch, ranks.device)
     targets = F.one_hot(labels, feed.experiment.model.num_classes or -1).float()
     if config.mixup or config.cutmix:
         first_row = feed.order.rank_span(batch.step, ranks.rank, ranks.world_size)[0] % config.global_batch
         mix = draw_mix(config, batch.step, first_row, batch.weight, feed.experiment.model.size)
         images, targets = mix.images(images), mix.targets(targets)
     # DDP averages over ranks, so each divides by its share of the step's rows.
-    weights = torch.tensor(batch.weight, device=ranks.device) * (ranks.world_size / batch.step_rows)
+    weights = counted * (ranks.world_size / batch.step_rows)
     total = torch.zeros((), device=ranks.device)
     micro = -(-len(labels) // config.accumulate)
     starts = range(0, len(labels), micro)
@@ -126,17 +128,6 @@ def train_step(model: nn.Module, state: TrainState, batch: Batch, feed: Feed) ->
         averages, current = list(state.ema.values()), [p.detach() for p in state.model.parameters()]
         torch._foreach_lerp_(averages, current, 1 - config.ema)
     return total * (batch.step_rows / ranks.world_size)
-
-
-def autocast(experiment: Experiment, device: torch.device) -> torch.autocast:
-    """bfloat16 where it pays: on GPUs, and on CPUs with matrix units for models wide enough to fill them."""
-    precision = experiment.train.precision
-    if precision == "auto":
-        amx = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-        wide = experiment.model.embed_dim >= 192  # narrower, float32 was faster on an AMX Xeon
-        pays = torch.cuda.is_bf16_supported() if device.type == "cuda" else amx and wide
-        precision = "bfloat16" if pays else "float32"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def averaged_weights(state: TrainState) -> nn.Module:

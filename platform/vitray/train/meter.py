@@ -42,8 +42,8 @@ class Meter:
         """Count one finished step of this rank."""
         if self.first_step_at is None:
             self.first_step_at = time.time()
-        counts = torch.tensor([float(batch.weight.sum()), float(len(batch.damaged))], device=self._device)
-        self._sums += torch.cat([loss_sum.reshape(1), counts])
+        counts = torch.tensor([float(batch.weight.sum()), float(len(batch.damaged))])
+        self._sums += torch.cat([loss_sum.reshape(1), counts.to(self._device, non_blocking=True)])
         self._rows += batch.step_rows
         self._steps += 1
 

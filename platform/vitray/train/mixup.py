@@ -37,18 +37,24 @@ class Mix:
 
     def images(self, images: torch.Tensor) -> torch.Tensor:
         """Mixed images, (rows, C, H, W) float, where ``images`` are."""
-        share = self.pixels.to(images).view(-1, 1, 1, 1)
+        share = _beside(images, self.pixels).to(images).view(-1, 1, 1, 1)
         if self.boxes is not None:
-            top, bottom, left, right = self.boxes.to(images.device).view(-1, 4, 1, 1, 1).unbind(1)
+            top, bottom, left, right = _beside(images, self.boxes).view(-1, 4, 1, 1, 1).unbind(1)
             down = torch.arange(images.shape[-2], device=images.device).view(-1, 1)
             across = torch.arange(images.shape[-1], device=images.device)
             inside = (down >= top) & (down < bottom) & (across >= left) & (across < right)
             share = torch.where(inside, 0.0, share)
-        return torch.lerp(images[self.partner.to(images.device)], images, share)
+        return torch.lerp(images[_beside(images, self.partner)], images, share)
 
     def targets(self, targets: torch.Tensor) -> torch.Tensor:
         """Mixed targets, (rows, classes) float, where ``targets`` are."""
-        return torch.lerp(targets[self.partner.to(targets.device)], targets, self.own.to(targets).view(-1, 1))
+        own = _beside(targets, self.own).to(targets).view(-1, 1)
+        return torch.lerp(targets[_beside(targets, self.partner)], targets, own)
+
+
+def _beside(there: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """``values`` on the device of ``there``; a GPU need not finish what it does to receive them."""
+    return values.to(there.device, non_blocking=True)
 
 
 def draw_mix(config: TrainConfig, step: int, first_row: int, weight: F32, size: tuple[int, int]) -> Mix:
