@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitray.errors import ConfigError
-from vitray.model_config import LARGEST, MOST, PRESETS, ModelConfig, PosEncoding
+from vitray.model_config import COMPUTED, LARGEST, MOST, PRESETS, ModelConfig, PosEncoding
 from vitray.models import VisionTransformer
 
 SMALL = st.integers(1, 16)
@@ -152,6 +152,27 @@ def test_an_mlp_without_features_is_told_the_smallest_ratio() -> None:
             ModelConfig(embed_dim=width, num_heads=1, mlp_ratio=1e-9)
         ((_, (ratio,)),) = [advice(caught.value)]
         assert int(width * ModelConfig(embed_dim=width, num_heads=1, mlp_ratio=ratio).mlp_ratio) == 1
+
+
+def test_a_grid_to_count_in_is_for_encodings_that_count() -> None:
+    for encoding in get_args(PosEncoding):
+        if encoding in COMPUTED:
+            assert ModelConfig(pos_encoding=encoding, image_size=64).reference_grid == (4, 4)
+            counts = ModelConfig(pos_encoding=encoding, image_size=64, pos_grid=[3, 5])
+            assert (counts.grid, counts.reference_grid) == ((4, 4), (3, 5))
+            assert ModelConfig(**counts.model_dump(mode="json")) == counts
+        else:
+            with pytest.raises(
+                ConfigError, match=f"pos_grid means nothing to pos_encoding {encoding}, .* leave it unset"
+            ):
+                ModelConfig(pos_encoding=encoding, pos_grid=(3, 5))
+
+
+@pytest.mark.parametrize("value", [6, (3,), (3, 0), (3, LARGEST + 1), (3, 4, 5), True, "3x4"])
+def test_a_grid_is_rows_and_columns(value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ModelConfig(pos_encoding="rope_2d", pos_grid=value)
+    assert caught.value.where == "pos_grid"
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -22,6 +22,7 @@ Count = Annotated[int, Field(gt=0, le=MOST)]
 Classes = Annotated[int, Field(gt=0, le=2**31)]
 
 PosEncoding = Literal["none", "learned", "sinusoidal", "sinusoidal_2d", "relative", "rope_2d"]
+COMPUTED: tuple[PosEncoding, ...] = ("sinusoidal", "sinusoidal_2d", "rope_2d")  # by a formula, from places on a grid
 
 
 def divisors(n: int) -> list[int]:
@@ -53,7 +54,11 @@ PRESETS: dict[str, tuple[int, int, int]] = {
 
 
 class ModelConfig(Section):
-    """A Vision Transformer's shape. Sizes in pixels; ``image_size`` is a side or (height, width)."""
+    """A Vision Transformer's shape. Sizes in pixels; ``image_size`` is a side or (height, width).
+
+    ``pos_grid``: the grid of patches (down, across) that computed positions count in; None, the model's own. A model
+    that begins with weights made for another grid keeps their places by counting in theirs.
+    """
 
     image_size: Size | tuple[Size, Size] | None = None
     patch_size: Size = 16
@@ -64,6 +69,7 @@ class ModelConfig(Section):
     num_heads: Count = 3
     mlp_ratio: Annotated[float, Field(gt=0, le=MOST)] = 4.0
     pos_encoding: PosEncoding = "learned"
+    pos_grid: tuple[Size, Size] | None = None
     attention: Literal["full", "axial"] = "full"
     pool: Literal["cls", "mean"] = "cls"
     patch_embed: Literal["conv", "linear"] = "conv"
@@ -98,12 +104,22 @@ class ModelConfig(Section):
         """Patches (down, across)."""
         return self.size[0] // self.patch_size, self.size[1] // self.patch_size
 
+    @property
+    def reference_grid(self) -> tuple[int, int]:
+        """Patches (down, across) of the grid that computed positions count in."""
+        return self.pos_grid or self.grid
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         """Width before heads, so that whatever an error offers is enough to mend it."""
         self._check_width()
         self._check_heads()
         self._check_patch()
+        if self.pos_grid is not None and self.pos_encoding not in COMPUTED:
+            raise ValueError(
+                f"pos_grid means nothing to pos_encoding {self.pos_encoding}, which computes no places; leave it unset,"
+                f" or choose one of {', '.join(COMPUTED)}"
+            )
         if int(self.embed_dim * self.mlp_ratio) < 1:
             smallest = math.ceil(1e6 / self.embed_dim) / 1e6
             raise ValueError(

@@ -100,6 +100,8 @@ def test_every_flipped_bit_and_every_cut_is_noticed(folder: Path, name: str) -> 
         with pytest.raises(VitrayError):
             load_package(folder)
         path.write_bytes(good[:at])
+        if name == "model.json" and json_equal(path.read_bytes(), good):
+            continue  # the line break at its end says nothing either
         with pytest.raises(CheckpointError, match="damaged"):
             load_package(folder)
 

@@ -72,6 +72,21 @@ def test_computed_encodings_are_the_same_for_every_model_of_that_grid(kind: str)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_a_model_of_another_size_can_count_in_the_first_ones_grid(kind: str, grid: tuple[int, int]) -> None:
+    size = (2 * grid[0], 2 * grid[1])
+    first = build_position(small_config(pos_encoding=kind))
+    other = build_position(small_config(pos_encoding=kind, image_size=size, pos_grid=(3, 4)))
+    for asked in (*GRIDS, grid):
+        for a, b in (
+            (first.table(asked, None, CPU), other.table(asked, None, CPU)),
+            (first.rotation(asked, CPU), other.rotation(asked, CPU)),
+        ):
+            assert (a is None) == (b is None)
+            assert a is None or b is None or all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
 def test_sinusoidal_is_the_papers_formula(grid: tuple[int, int]) -> None:
     table = build_position(small_config(pos_encoding="sinusoidal")).table(grid, None, CPU)
     assert table is not None

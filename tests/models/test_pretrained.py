@@ -10,13 +10,14 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from small_models import small_config, small_vit
+from small_models import images, small_config, small_vit
 from timm.layers import resample_patch_embed
 from torchvision.models.vision_transformer import VisionTransformer as TorchvisionViT
 
 from vitray.errors import CheckpointError, DataError
+from vitray.model_config import COMPUTED
 from vitray.models import VisionTransformer
-from vitray.models.package import PackageInfo, save_package
+from vitray.models.package import PackageInfo, load_package, save_package
 from vitray.models.pretrained import Pretrained, load_pretrained, weights_digest
 from vitray.models.resize import resize_kernel, resize_table
 
@@ -175,7 +176,33 @@ def test_a_package_says_what_no_shape_shows(tmp_path: Path) -> None:
 def test_places_by_a_formula_on_another_grid_are_told(tmp_path: Path) -> None:
     folder = packaged(small_vit(pos_encoding="rope_2d"), tmp_path / "m")
     report = load_pretrained(small_vit(pos_encoding="rope_2d", image_size=(12, 8)), folder)
-    assert report.adapted == ("positions: rope_2d counts 6 x 4 patches (the weights know 3 x 4)",)
+    assert report.adapted == (
+        "positions: rope_2d counts 6 x 4 patches (the weights know 3 x 4; model.pos_grid=[3, 4] keeps their places)",
+    )
+    report = load_pretrained(small_vit(pos_encoding="rope_2d", image_size=(12, 8), pos_grid=(3, 4)), folder)
+    assert report.adapted == ("positions: rope_2d places 6 x 4 patches on the grid of 3 x 4 that the weights know",)
+    assert load_pretrained(small_vit(pos_encoding="rope_2d", pos_grid=(3, 4)), folder).adapted == ()
+
+
+@pytest.mark.parametrize("attention", ["full", "axial"])
+@pytest.mark.parametrize("kind", COMPUTED)
+@torch.no_grad()
+def test_at_another_size_the_grid_of_the_weights_keeps_what_they_answer(
+    tmp_path: Path, kind: str, attention: str
+) -> None:
+    """To the bit, and on through a second change of size, where the first package names that grid too."""
+    old = small_vit(pos_encoding=kind, attention=attention, registers=1).eval()
+    folder = packaged(old, tmp_path / "old")
+    for step, size in enumerate([(12, 16), (4, 14)]):
+        grid = load_package(folder)[1].model.reference_grid
+        new = small_vit(pos_encoding=kind, attention=attention, registers=1, image_size=size, pos_grid=grid).eval()
+        load_pretrained(new, folder)
+        x = images(new)
+        assert torch.equal(new(x), old(x))
+        stray = small_vit(pos_encoding=kind, attention=attention, registers=1, image_size=size).eval()
+        load_pretrained(stray, folder)
+        assert not torch.allclose(stray(x), old(x), atol=1e-3)
+        folder = packaged(new, tmp_path / str(step))
 
 
 def test_a_package_knows_its_grid_though_it_is_not_square(tmp_path: Path) -> None:
@@ -183,8 +210,12 @@ def test_a_package_knows_its_grid_though_it_is_not_square(tmp_path: Path) -> Non
     new = small_vit(image_size=(8, 8))
     report = load_pretrained(new, packaged(old, tmp_path / "m"))
     assert report.adapted == ("positions: interpolated from 3 x 4 to 4 x 4 patches",)
+    plain = saved(old, tmp_path / "w.safetensors")
     with pytest.raises(DataError, match="no square grid"):
-        load_pretrained(new, saved(old, tmp_path / "w.safetensors"))
+        load_pretrained(new, plain)
+    with pytest.raises(DataError, match="its 13 positions are no grid of 4 x 4 patches"):
+        load_pretrained(new, plain, source_grid=(4, 4))
+    assert load_pretrained(new, plain, source_grid=(3, 4)).adapted == report.adapted
 
 
 def test_a_model_without_memory_is_enough_to_ask(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitray.data.uri import public
 from vitray.errors import CheckpointError, ConfigError
 from vitray.experiment import Experiment
 from vitray.home import Home
+from vitray.model_config import COMPUTED, ModelConfig
 
 if TYPE_CHECKING:  # torch: two seconds that a config without pretrained weights does not spend
     from vitray.models.pretrained import LoadReport
@@ -22,18 +23,23 @@ _KEY = "train.init_from"
 def with_weights(experiment: Experiment) -> Experiment:
     """The experiment with the weights of ``train.init_from`` pinned: an alias to its version, a path to its bytes.
 
+    Where places are computed they count in the grid that the weights know, unless ``model.pos_grid`` says otherwise, so
+    that weights and places belong together at whatever image and patch size the experiment, or a trial of it, has.
+
     What is named may be a file, the folder of a model, that of a run (its best checkpoint), or ``models:/NAME@alias``.
 
     Raises:
         ConfigError: there is nothing, or not what ``train.init_sha256`` says.
         TrackingError: the registry has no such model.
         DataError: the folder holds no model.
+        CheckpointError: what the weights say of themselves is damaged.
     """
     named = experiment.train.init_from
     if named is None:
         return experiment
     pinned, path = _find(named)
     from vitray.models.pretrained import weights_digest
+    from vitray.models.weights_info import weights_info
 
     digest, known = weights_digest(path), experiment.train.init_sha256
     if known not in (None, digest):
@@ -42,9 +48,18 @@ def with_weights(experiment: Experiment) -> Experiment:
             where=f"{_KEY}: {named}",
             remedy="bring the earlier ones back, or start a new run",
         )
-    return experiment.with_values(
-        {"train.init_from": pinned, "train.init_path": str(path), "train.init_sha256": digest}
-    )
+    pins = {"train.init_from": pinned, "train.init_path": str(path), "train.init_sha256": digest}
+    info = weights_info(path)
+    return experiment.with_values(pins | (_same_places(experiment, info.model) if info is not None else {}))
+
+
+def _same_places(experiment: Experiment, known: ModelConfig) -> dict[str, Any]:
+    """What to set so that places are those that the weights know. A model of another encoding is refused later."""
+    wanted = experiment.model
+    searched = experiment.search is not None and "model.pos_encoding" in experiment.search.space
+    if wanted.pos_grid is not None or searched or not wanted.pos_encoding == known.pos_encoding in COMPUTED:
+        return {}
+    return {"model.pos_grid": known.reference_grid}
 
 
 def check_fit(experiments: Iterable[Experiment], classes: Sequence[str]) -> LoadReport | None:

@@ -52,6 +52,8 @@ class PackageInfo:
     dataset_fingerprint: str
 
     def __post_init__(self) -> None:
+        if self.model.image_size is None:
+            raise DataError("model.image_size is not set")
         for name, values, count, key in (
             ("classes", self.classes, self.model.num_classes, "num_classes"),
             ("mean", self.mean, self.model.in_chans, "in_chans"),
@@ -74,7 +76,7 @@ def save_package(folder: str | os.PathLike[str], state_dict: Mapping[str, Tensor
     """
     folder = Path(folder)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-    _check_weights(weights, info.model, str(folder))
+    check_weights(weights, info.model, str(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
         new = Path(staging, "package")
@@ -108,12 +110,12 @@ def load_package(
     if not path.is_file():
         raise DataError(f"has {INFO} but no {WEIGHTS}", where=str(folder), remedy="copy the whole folder again")
     if _sha256(path) != digest:
-        raise _damaged(path, "its bytes are not those that were written")
+        raise damaged(path, "its bytes are not those that were written")
     try:
         weights = load_file(path)
     except (safetensors.SafetensorError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
-    _check_weights(weights, info.model, str(path))
+        raise damaged(path, str(error)) from error
+    check_weights(weights, info.model, str(path))
     with torch.device("meta"):  # no time spent on initial values that are replaced at once
         model = VisionTransformer(info.model)
     model.load_state_dict(weights, assign=True)
@@ -131,25 +133,37 @@ def read_info(folder: str | os.PathLike[str]) -> tuple[PackageInfo, str]:
         content = json.loads(path.read_bytes())
         version = content["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, f"it is not a model's description ({error!r})") from error
+        raise damaged(path, f"it is not a model's description ({error!r})") from error
     if version != FORMAT:
         raise DataError(f"has format {version}; this vitray reads {FORMAT}", where=str(path), remedy="upgrade vitray")
     try:
         digests = content.pop("sha256")
         if _digest(content) != digests[INFO]:
-            raise _damaged(path, "its content is not what was written")
-        info = PackageInfo(
+            raise damaged(path, "its content is not what was written")
+        digest = str(digests[WEIGHTS])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise damaged(path, f"a part of it is missing or of the wrong kind ({error!r})") from error
+    return info_from(content, path), digest
+
+
+def info_from(content: Mapping[str, Any], path: Path) -> PackageInfo:
+    """The description in plain values, as ``model.json`` and exported files hold it; ``path`` is for errors.
+
+    Raises:
+        CheckpointError: a part is missing, or they contradict each other.
+    """
+    try:
+        return PackageInfo(
             model=ModelConfig(**content["model"]),
             classes=tuple(map(str, content["classes"])),
             mean=tuple(map(float, content["mean"])),
             std=tuple(map(float, content["std"])),
             dataset_fingerprint=str(content["dataset_fingerprint"]),
         )
-        return info, str(digests[WEIGHTS])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, f"a part of it is missing or of the wrong kind ({error!r})") from error
     except (ConfigError, DataError) as error:
         raise CheckpointError(f"describes an impossible model: {error.what}", where=str(path)) from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise damaged(path, f"a part of it is missing or of the wrong kind ({error!r})") from error
 
 
 def _to_json(info: PackageInfo, weights_sha256: str) -> str:
@@ -165,8 +179,12 @@ def _to_json(info: PackageInfo, weights_sha256: str) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def _check_weights(weights: Mapping[str, Tensor], config: ModelConfig, where: str) -> None:
-    """Names and shapes must be those of the config's model; the first few that are not are named."""
+def check_weights(weights: Mapping[str, Tensor], config: ModelConfig, where: str) -> None:
+    """Names and shapes must be those of the config's model.
+
+    Raises:
+        CheckpointError: they are not; the first few are named.
+    """
     with torch.device("meta"):
         wrong = mismatches(weights, VisionTransformer(config))
     if wrong:
@@ -177,7 +195,8 @@ def _check_weights(weights: Mapping[str, Tensor], config: ModelConfig, where: st
         )
 
 
-def _damaged(path: Path, why: str) -> CheckpointError:
+def damaged(path: Path, why: str) -> CheckpointError:
+    """The error that says so."""
     return CheckpointError(f"is damaged: {why}", where=str(path), remedy="copy or download the model again")
 
 

@@ -10,11 +10,12 @@ is computed for the grid at hand, so it is never stale, saved or broadcast; what
 interpolated to another.
 
 An image of another size is the same picture, coarser or finer. So a place is its part of the picture: lengths are in
-patches of the grid that the model was made for, h0 x w0, and on h x w patches the centre of row y lies at
-(y + 1/2) h0/h - 1/2. Learned tables are interpolated so ever since the ViT paper; formulas follow (as in EVA-02's
-rotary encoding and in position interpolation, Chen et al. 2023). To count patches instead would continue the picture
-beyond its edge, where no training has been: trained on digits of 6 x 6 patches and asked at 9 x 9, such models answer
-0.1 to 0.5 of them right, instead of 0.6 to 0.95 (tests/models/test_other_resolution.py).
+patches of a reference grid h0 x w0, that of the model's own images unless ``pos_grid`` names another, and on h x w
+patches the centre of row y lies at (y + 1/2) h0/h - 1/2. Learned tables are interpolated so ever since the ViT paper;
+formulas follow (as in EVA-02's rotary encoding and in position interpolation, Chen et al. 2023). To count patches
+instead would continue the picture beyond its edge, where no training has been: trained on digits of 6 x 6 patches and
+asked at 9 x 9, such models answer 0.1 to 0.5 of them right, instead of 0.6 to 0.95
+(tests/models/test_other_resolution.py).
 
 A class token has no place in the image. Tutorials often number it as position 0, which shifts every patch by one and
 gives the class token a meaningless place; here formulas give it (and registers) zeros, an unrotated query and key, or
@@ -63,12 +64,13 @@ class Position(nn.Module):
         super().__init__()
         self.embed_dim, self.num_heads, self.depth = config.embed_dim, config.num_heads, config.depth
         self.grid: Grid = config.grid
+        self.reference: Grid = config.reference_grid
         self.prefix = 1 + config.registers
 
     def places(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Row and column (N,) of every patch of ``grid`` in reading order, in patches of the model's own grid."""
+        """Row and column (N,) of every patch of ``grid`` in reading order, in patches of the reference grid."""
         y, x = coordinates(grid, device)
-        (h, w), (h0, w0) = grid, self.grid
+        (h, w), (h0, w0) = grid, self.reference
         return (y + 0.5) * (h0 / h) - 0.5, (x + 0.5) * (w0 / w) - 0.5
 
     def new_table(self) -> nn.Parameter | None:
@@ -124,11 +126,11 @@ class Sinusoidal(Position):
     PE(n, 2i) = sin(n / 10000^(2i/D)), PE(n, 2i+1) = cos(n / 10000^(2i/D)), patches numbered from 0 in reading order.
 
     A number is row and column in one, so on another grid it means another place. There a patch gets the number that its
-    centre has on the model's own grid: that grid's width times the row it lies in, plus its column, a broken number.
+    centre has on the reference grid: that grid's width times the row it lies in, plus its column, a broken number.
     """
 
     def table(self, grid: Grid, pos_embed: Tensor | None, device: torch.device) -> Tensor:
-        (h, w), (h0, w0) = grid, self.grid
+        (h, w), (h0, w0) = grid, self.reference
         row = (2 * torch.arange(h, device=device) + 1) * h0 // (2 * h)  # in whole numbers: no rounding at the borders
         numbers = row.repeat_interleave(w) * w0 + self.places(grid, device)[1]
         angles = torch.outer(numbers, frequencies(self.embed_dim // 2, base=10000.0, device=device))

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 
 from vitray.errors import CheckpointError, DataError
-from vitray.model_config import ModelConfig
-from vitray.models.package import INFO, PackageInfo, load_package
+from vitray.model_config import COMPUTED, ModelConfig
+from vitray.models.package import INFO, PackageInfo, check_weights, load_package
 from vitray.models.resize import Grid, resize_kernel, resize_offsets, resize_table
 from vitray.models.vit import VisionTransformer
 from vitray.models.weight_names import Source, to_our_names
 from vitray.models.weights_file import first_few, mismatches, read_weights
+from vitray.models.weights_info import weights_info
 
 # What must be as it was: all of it shapes the function that the weights make, though not all of it their own shapes.
 SHAPE = ("embed_dim", "depth", "num_heads", "mlp_ratio", "pos_encoding", "registers", "qk_norm")
 # What may change without a new weight: the model has to learn its way from there.
 USE = ("attention", "pool")
-FORMULAS = ("sinusoidal", "sinusoidal_2d", "rope_2d")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,10 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights as they were read, to begin one or several models with. ``info``: what a vitray package says of them."""
+    """Weights as they were read, to begin one or several models with.
+
+    ``info``: what they say of themselves, see :func:`vitray.models.weights_info.weights_info`.
+    """
 
     path: str
     source: Source
@@ -59,10 +62,13 @@ class Pretrained:
     def read(cls, path: str | os.PathLike[str]) -> Pretrained:
         """Read a file or a package's folder. Errors as :func:`load_pretrained`, but for the architecture."""
         if Path(path).is_dir():
-            model, info = load_package(path)
-            return cls(str(path), "timm", model.state_dict(), info)
+            model, said = load_package(path)
+            return cls(str(path), "timm", model.state_dict(), said)
         weights, source = to_our_names(read_weights(path), str(path))
-        return cls(str(path), source, weights)
+        info = weights_info(path)
+        if info is not None:
+            check_weights(weights, info.model, str(path))
+        return cls(str(path), source, weights, info)
 
     def fit(
         self, model: VisionTransformer, *, classes: Sequence[str] | None = None, source_grid: Grid | None = None
@@ -94,7 +100,7 @@ class Pretrained:
         return weights, LoadReport(self.path, self.source, len(weights), tuple(adapted))
 
     def _check_shape(self, before: ModelConfig, now: ModelConfig) -> None:
-        """A package knows its model, which says more than shapes do: the number of heads changes none of them."""
+        """A description says more of a model than shapes do: the number of heads changes none of them."""
         changed = [key for key in SHAPE if getattr(before, key) != getattr(now, key)]
         wrong = [f"model.{key} was {getattr(before, key)}, is {getattr(now, key)}" for key in changed]
         if wrong:
@@ -120,12 +126,14 @@ def load_pretrained(
 
     Args:
         path: a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file, or a vitray package's folder.
-        classes: what the model is to tell apart. A package knows its own classes, and its head is kept for the same
-            ones in the same order. A plain file knows none: then, as without ``classes``, their number decides.
-        source_grid: patches (down, across) of the source; needed only when its images were not square.
+        classes: what the model is to tell apart. A package, and a file that ``vitray models export`` wrote, know their
+            own classes, and their head is kept for the same ones in the same order. Other files know none: then, as
+            without ``classes``, their number decides.
+        source_grid: patches (down, across) of the source; needed only when its images were not square and it does not
+            say so itself.
 
     Raises:
-        DataError: no weights of a Vision Transformer there, or the file could run code.
+        DataError: no weights of a Vision Transformer there, the file could run code, or ``source_grid`` is not theirs.
         CheckpointError: damaged, or of another architecture; the first mismatches are named.
     """
     weights, report = Pretrained.read(path).fit(model, classes=classes, source_grid=source_grid)
@@ -173,6 +181,9 @@ def adapt(
     if table is not None and wanted is not None and table.ndim == 3:
         grid = model.config.grid
         old = source_grid or _square(table.shape[1], where)
+        if table.shape[1] - old[0] * old[1] not in (0, 1):
+            what = f"its {table.shape[1]} positions are no grid of {old[0]} x {old[1]} patches"
+            raise DataError(what, where=where, remedy="say the source_grid=(down, across) that it was trained with")
         if table.shape[1] == old[0] * old[1]:  # timm's no_embed_class: a class token without a position is one at zero
             changes.append("positions: the class token had none, so it gets zeros")
             table = torch.cat((table.new_zeros(1, 1, table.shape[2]), table), dim=1)
@@ -201,9 +212,16 @@ def _used_otherwise(before: ModelConfig, now: ModelConfig) -> list[str]:
         for key in USE
         if getattr(before, key) != getattr(now, key)
     ]
-    if now.pos_encoding in FORMULAS and before.grid != now.grid:
-        (h, w), (old_h, old_w) = now.grid, before.grid
-        lines.append(f"positions: {now.pos_encoding} counts {h} x {w} patches (the weights know {old_h} x {old_w})")
+    (h, w), (h0, w0), (known_h, known_w) = now.grid, now.reference_grid, before.reference_grid
+    if now.pos_encoding in COMPUTED and now.reference_grid != before.reference_grid:
+        keep = f"model.pos_grid=[{known_h}, {known_w}] keeps their places"
+        lines.append(
+            f"positions: {now.pos_encoding} counts {h0} x {w0} patches (the weights know {known_h} x {known_w}; {keep})"
+        )
+    elif now.pos_encoding in COMPUTED and now.grid != before.grid:
+        lines.append(
+            f"positions: {now.pos_encoding} places {h} x {w} patches on the grid of {h0} x {w0} that the weights know"
+        )
     return lines
 
 
