@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vitray.cli.models_cost import cost
 from vitray.cli.models_explain import explain
 from vitray.cli.models_export import export_
 from vitray.cli.output import emit, grid, note, output_option
@@ -169,5 +170,6 @@ def _age(created_ms: int) -> str:
     return f"{seconds:.0f} s"
 
 
+models.add_command(cost)
 models.add_command(explain)
 models.add_command(export_)
