@@ -11,7 +11,7 @@ import torch
 from vitray.cli import main
 from vitray.cluster import launch
 from vitray.cluster.launch import Prepared
-from vitray.cluster.local import Machine
+from vitray.cluster.machine import Machine
 from vitray.errors import CheckpointError, ConfigError
 from vitray.experiment import Experiment, ModelConfig
 from vitray.models import VisionTransformer
