@@ -12,7 +12,7 @@ test: check
 	$(BIN)/pytest
 
 test-fast: $(READY)
-	$(BIN)/pytest -m "not ray and not slow"
+	$(BIN)/pytest -m "not ray and not slow and not gpu"
 
 check: $(READY)
 	$(BIN)/ruff check .
