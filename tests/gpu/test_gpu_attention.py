@@ -14,7 +14,8 @@ from vitray.models import VisionTransformer
 from vitray.models.attend import attend, attention_weights
 
 pytestmark = pytest.mark.gpu
-_FUSED = {"flash_attention", "cudnn_attention", "efficient_attention"}
+_WITH_BIAS = {"efficient_attention", "cudnn_attention"}  # those that know a bias
+_FUSED = {"flash_attention", *_WITH_BIAS}
 
 
 def step(model: VisionTransformer, images: Tensor) -> None:
@@ -34,7 +35,7 @@ def test_a_bfloat16_step_at_197_tokens_runs_fused_kernels_alone(gpu: torch.devic
     ran = attention_ops(lambda: step(model, images))
     forward = {name for name in ran if not name.endswith("_backward")}
     assert forward
-    assert forward <= (_FUSED if kind == "learned" or kind == "rope_2d" else {"efficient_attention", "cudnn_attention"})
+    assert forward <= (_FUSED if kind != "relative" or attention == "axial" else _WITH_BIAS)
     assert ran == forward | {f"{name}_backward" for name in forward}
     if kind == "relative":
         for name, table in model.position.named_parameters():

@@ -33,8 +33,10 @@ def test_a_group_on_a_gpu_trains_as_the_cpu_does(
     experiment = small_experiment(digits, model__dropout=0.0, train__precision="float32")
     plan = plan_groups(ClusterConfig(workers=1, use_gpu=True), cpus=cluster.cpus, gpus=cluster.gpus)
     assert plan.use_gpu
-    group, reports, free = WorkerGroup(plan), [], []  # type: ignore[var-annotated]
+    reports: list[Report] = []
+    free: list[int] = []
     before = torch.cuda.mem_get_info(gpu)[0]
+    group = WorkerGroup(plan)
 
     def take(report: Report) -> bool:
         reports.append(report)
