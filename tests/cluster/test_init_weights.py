@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from vitray.cli import main
 from vitray.cluster import launch
 from vitray.cluster.launch import Prepared, TrainWatcher
-from vitray.cluster.local import Cluster, Machine
+from vitray.cluster.local import Cluster
+from vitray.cluster.machine import Machine
 from vitray.errors import ConfigError, DataError
 from vitray.experiment import Experiment, ModelConfig
 from vitray.home import Home

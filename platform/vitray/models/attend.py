@@ -30,7 +30,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout:
     Returns:
         (..., Tq, K)
     """
-    bias = None if bias is None else bias.to(q.dtype)
+    if bias is not None:  # the fused kernels want it with as many dimensions as the queries
+        bias = bias.to(q.dtype)[(None,) * (q.ndim - bias.ndim)]
+        bias = bias if torch.is_grad_enabled() else bias.detach()  # the kernel asks the tensor, not the mode
     if fuses(q, k, bias, dropout):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
     return products(q, k, v, bias, dropout)
@@ -58,7 +60,7 @@ def fuses(q: Tensor, k: Tensor, bias: Tensor | None, dropout: float) -> bool:
     """
     if (_assumed_device.get() or q.device.type) != "cpu":
         return True
-    if dropout or (bias is not None and bias.requires_grad and torch.is_grad_enabled()):
+    if dropout or (bias is not None and bias.requires_grad):
         return False
     return q.dtype == torch.float32 or k.shape[-2] > MOST_KEYS
 
