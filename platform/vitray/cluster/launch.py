@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitray.cluster.address import check_answers, named_address
 from vitray.cluster.caching import caching
@@ -27,8 +27,8 @@ from vitray.errors import ConfigError, DataError, InterruptedRunError
 from vitray.experiment import Experiment
 from vitray.home import Home
 from vitray.tracking.tracker import Tracker
-from vitray.train.memory import check_memory
-from vitray.train.resources import GroupPlan, plan_groups
+from vitray.train.memory import plan_training
+from vitray.train.resources import plan_groups
 from vitray.train.run import Run, new_name, saved_experiment, train_run
 
 if TYPE_CHECKING:  # torch, Ray and MLflow take seconds to import: they come in when nothing is left to refuse
@@ -138,13 +138,13 @@ def train(
     if (target := named_address(address)) is not None:
         check_answers(target)
     else:
-        _plan(experiment, **vars(Machine.here()))  # an impossible demand is refused at once
+        plan_training(experiment, **vars(Machine.here()))  # an impossible demand is refused at once
     weights = None if begun else check_fit([experiment], prepared.data.classes)
     if weights is not None:
         watcher.begins_with(str(weights))
     tags = {"vitray.init_adapted": "; ".join(weights.adapted) or "nothing"} if weights is not None else {}
     with tracking(home) as tracker, connect(address) as cluster:
-        plan = _plan(experiment, **cluster.room)
+        plan = plan_training(experiment, **cluster.room)
         from vitray.train.worker_group import WorkerGroup
 
         run = Run(_key(home, name), name, "train", home.runs / name, experiment, prepared.data.fingerprint)
@@ -166,13 +166,6 @@ def train(
         finally:
             group.close()
     return TrainResult(name, run.folder, last, run.key)
-
-
-def _plan(experiment: Experiment, **room: Any) -> GroupPlan:
-    """One worker group for an experiment, if it can fit."""
-    plan = plan_groups(experiment.cluster, **room, data_workers=experiment.data.workers)
-    check_memory(experiment, plan.rank_memory)
-    return plan
 
 
 @dataclass(frozen=True)

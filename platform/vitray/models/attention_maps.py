@@ -19,9 +19,8 @@ from vitray.models.position import coordinates
 from vitray.models.resize import Grid
 from vitray.models.vit import VisionTransformer
 
-MOST_BYTES = (
-    4 * 2**30
-)  # of the weights of one block: training never holds them, so a long sequence can be too long here
+# Of the weights of one block. Training never holds them, so a long sequence can be too long here.
+MOST_BYTES = 4 * 2**30
 
 
 class AttentionMaps(NamedTuple):

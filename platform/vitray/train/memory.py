@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vitray.errors import ResourceError
 from vitray.experiment import Experiment
 from vitray.model_size import least_memory
+from vitray.train.resources import GroupPlan, plan_groups
 
 GIB = 2**30
+
+
+def plan_training(experiment: Experiment, **room: Any) -> GroupPlan:
+    """The worker group of one experiment in a :class:`~vitray.train.resources.Room`.
+
+    Raises:
+        ResourceError: the cluster cannot hold it, or a rank cannot hold the model.
+    """
+    plan = plan_groups(experiment.cluster, **room, data_workers=experiment.data.workers)
+    check_memory(experiment, plan.rank_memory)
+    return plan
 
 
 def rank_images(experiment: Experiment) -> int:
