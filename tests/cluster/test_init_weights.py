@@ -103,6 +103,20 @@ def test_the_best_checkpoint_stands_for_a_run(folder: Path) -> None:
         assert prepared(f"train.init_from={name}").experiment.train.init_from == str(best)
 
 
+def test_what_a_config_leaves_unsaid_of_the_model_is_as_it_was_trained(folder: Path) -> None:
+    package(folder / "model", pool="mean", registers=2, mlp_ratio=2.0)
+    (folder / "c.yaml").write_text("data: {path: ds}\ntrain: {init_from: model}\n")
+    model = prepared().experiment.model
+    assert (model.embed_dim, model.depth, model.pos_encoding) == (16, 2, "rope_2d")
+    assert (model.pool, model.registers, model.mlp_ratio) == ("mean", 2, 2.0)
+    assert prepared("model.dropout=0.1").experiment.model == model.model_copy(update={"dropout": 0.1})
+    assert prepared("model.depth=3").experiment.model.depth == 3, "said, and refused where it is compared"
+    space = "search.space={model.patch_size: [2, 4], model.dropout: [0.0, 0.1]}"
+    plan = launch.plan(prepared(space, "search.trials=4"))
+    assert {plan.trial(i).model.embed_dim for i in range(4)} == {16}
+    assert {plan.trial(i).model.patch_size for i in range(4)} == {2, 4}
+
+
 @pytest.mark.parametrize("verb", [("train",), ("sweep", "plan"), ("sweep", "run")])
 def test_another_architecture_is_refused_before_anything_starts(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...]

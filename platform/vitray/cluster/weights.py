@@ -18,11 +18,27 @@ if TYPE_CHECKING:  # torch: two seconds that a config without pretrained weights
     from vitray.tune.plan import SweepPlan
 
 _KEY = "train.init_from"
+# All that decides which weights there are and what is done with them; not how they are trained, or on what.
+_ARCHITECTURE = (
+    "patch_size",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+    "pos_encoding",
+    "attention",
+    "pool",
+    "patch_embed",
+    "registers",
+    "layer_scale",
+    "qk_norm",
+)
 
 
 def with_weights(experiment: Experiment) -> Experiment:
     """The experiment with the weights of ``train.init_from`` pinned: an alias to its version, a path to its bytes.
 
+    A model of vitray's knows what it is: what the config leaves unsaid of its architecture is as it was trained.
     Where places are computed they count in the grid that the weights know, unless ``model.pos_grid`` says otherwise, so
     that weights and places belong together at whatever image and patch size the experiment, or a trial of it, has.
 
@@ -50,7 +66,16 @@ def with_weights(experiment: Experiment) -> Experiment:
         )
     pins = {"train.init_from": pinned, "train.init_path": str(path), "train.init_sha256": digest}
     info = weights_info(path)
-    return experiment.with_values(pins | (_same_places(experiment, info.model) if info is not None else {}))
+    if info is None:
+        return experiment.with_values(pins)
+    experiment = experiment.with_values(pins | _unsaid(experiment, info.model))
+    return experiment.with_values(_same_places(experiment, info.model))
+
+
+def _unsaid(experiment: Experiment, known: ModelConfig) -> dict[str, Any]:
+    """What the weights say of their model, for the keys that the config does not name."""
+    said = experiment.model.model_fields_set
+    return {f"model.{key}": getattr(known, key) for key in _ARCHITECTURE if key not in said}
 
 
 def _same_places(experiment: Experiment, known: ModelConfig) -> dict[str, Any]:
