@@ -21,6 +21,8 @@ from vitray.train.checkpoint import TrainState
 from vitray.train.optim import make_optimizer
 from vitray.train.pretrained import begin_with_pretrained
 
+pytestmark = pytest.mark.slow
+
 TEN = tuple("0123456789")
 
 

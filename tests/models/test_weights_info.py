@@ -19,6 +19,8 @@ from vitray.models.package import PackageInfo, load_package, save_package
 from vitray.models.pretrained import load_pretrained
 from vitray.models.weights_info import weights_info
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("a", "é", 'c "2"', "4", "e")
 
 
