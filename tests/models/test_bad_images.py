@@ -34,3 +34,19 @@ def test_pixels_that_were_not_normalised_are_refused() -> None:
 def test_images_without_pixels_are_refused() -> None:
     with pytest.raises(DataError, match="do not fit"):
         small_vit()(torch.zeros(2, 3, 0, 8))
+    with pytest.raises(DataError, match="do not fit"):
+        small_vit()(torch.zeros(2, 3, 6, 0))
+
+
+def test_images_of_another_precision_than_the_weights_are_refused_unless_autocast_is_on() -> None:
+    model = small_vit()
+    with pytest.raises(DataError, match=r"(?s)images are torch.float64, the weights torch.float32.*images.to"):
+        model(images(model).double())
+    with torch.autocast("cpu", torch.bfloat16):
+        model(images(model).bfloat16())
+
+
+@pytest.mark.parametrize("attention", ["full", "axial"])
+def test_a_batch_of_no_images_has_no_answers(attention: str) -> None:
+    model = small_vit(attention=attention).eval()
+    assert model(images(model, 0)).shape == (0, 5)

@@ -110,3 +110,11 @@ def test_cost_grows_as_it_must() -> None:
     assert cost(small_config(depth=6), 16).memory.activations == pytest.approx(2 * large.memory.activations, rel=0.05)
     huge = memory(ModelConfig.preset("vit_huge", patch_size=14, **IMAGENET), 1)
     assert huge.peak >= 4 * huge.parameters, "weights, gradients and two moments"
+
+
+def test_a_gpus_fused_kernels_keep_no_logits_whatever_is_added_to_them() -> None:
+    plain = memory(small_config(image_size=64), 4, "bfloat16", "cuda")
+    assert memory(small_config(image_size=64, attn_dropout=0.1), 4, "bfloat16", "cuda").activations == plain.activations
+    relative = memory(small_config(image_size=64, pos_encoding="relative"), 4, "bfloat16", "cuda")
+    assert relative.activations < 1.1 * plain.activations
+    assert memory(small_config(image_size=64), 4, "bfloat16", "cpu").activations > 2 * plain.activations

@@ -30,11 +30,11 @@ def test_the_accumulation_offered_is_the_least_doubling_that_fits() -> None:
     offered = int(said.group(1))
     check_memory(large(train__accumulate=offered), 8 * GIB)
     assert least_rank_memory(large(train__accumulate=offered // 2)) > 8 * GIB
-    assert "24" in str(refused.value) or "GiB a rank" in str(refused.value)
+    assert "GiB a rank" in str(refused.value)
 
 
 def test_a_model_that_is_too_large_by_itself_is_told_so() -> None:
-    with pytest.raises(ResourceError, match="choose a smaller model or more workers"):
+    with pytest.raises(ResourceError, match="not even one image at a time"):
         check_memory(large(), 0.2 * GIB)
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from vitray.errors import ConfigError
 from vitray.experiment import Experiment
 from vitray.model_config import PosEncoding
-from vitray.tune.space import Choice, Range, Space, compile_space, points_of
+from vitray.tune.dimensions import Choice, Range
+from vitray.tune.space import Space, compile_space, points_of
 
 ENCODINGS = list(get_args(PosEncoding))
 
@@ -251,3 +252,48 @@ def test_a_range_has_no_grid() -> None:
 def test_without_a_search_there_is_nothing_to_compile() -> None:
     with pytest.raises(ConfigError, match="no space to search"):
         compile_space(Experiment(data={"path": "/data"}))
+
+
+GIB = 2**30
+
+
+def large(**space: Any) -> Experiment:
+    """ViT-S at 224 pixels: a step of 64 images takes at least 1.9 GiB, of 512 at least 12.4 GiB in bfloat16."""
+    return Experiment(
+        data={"path": "nowhere"},
+        model={"image_size": 224, "in_chans": 3, "num_classes": 10, "embed_dim": 384, "num_heads": 6},
+        train={"global_batch": 64, "precision": "bfloat16"},
+        search={"space": {key.replace("__", "."): value for key, value in space.items()}, "trials": 40},
+    )
+
+
+def test_architectures_that_cannot_fit_are_no_part_of_it() -> None:
+    space = compile_space(large(model__embed_dim=[384, 6144]), 4 * GIB)
+    assert [shape["model.embed_dim"] for shape in space.shapes] == [384]
+    assert space.refused == {"needs more memory than the 4.0 GiB that a rank can have": 1}
+    assert len(compile_space(large(model__embed_dim=[384, 6144])).shapes) == 2, "nothing is known of the memory"
+
+
+@pytest.mark.parametrize("algorithm", ["grid", "random"])
+def test_batches_that_cannot_fit_are_not_drawn_and_are_no_architectures(algorithm: str) -> None:
+    experiment = large(train__global_batch=["64", 128, 1024], model__depth=[6, 12], train__seed=[0, 1])
+    experiment = experiment.with_values({"search.algorithm": algorithm})
+    assert experiment.search is not None
+    space = compile_space(experiment, 6 * GIB)
+    assert len(space.shapes) == 2
+    points = points_of(experiment, space)
+    assert {str(point["train.global_batch"]) for point in points} == {"64", "128"}
+    assert len(points) == 8
+    assert len(points_of(experiment, compile_space(experiment, 1000 * GIB))) == 12
+
+
+def test_with_a_range_beside_it_what_fits_is_drawn_too() -> None:
+    experiment = large(train__global_batch=[64, 4096], optim__lr={"log": [1e-4, 1e-2]})
+    points = points_of(experiment, compile_space(experiment, 6 * GIB))
+    assert len(points) == 40
+    assert {point["train.global_batch"] for point in points} == {64}
+
+
+def test_many_batch_sizes_are_not_many_architectures() -> None:
+    space = compile_space(large(train__global_batch={"int": [16, 1024]}, model__depth=[2, 4]), 64 * GIB)
+    assert len(space.shapes) == 2

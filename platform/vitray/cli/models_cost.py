@@ -42,11 +42,12 @@ def _resolved(config: str, overrides: tuple[str, ...]) -> tuple[Experiment, int 
     experiment = Experiment.load(config, overrides)
     model, size = experiment.model, experiment.data.image_size or experiment.model.image_size
     if size is not None and model.in_chans is not None and model.num_classes is not None:
-        given = experiment.resolve(image_size=size, in_chans=model.in_chans, num_classes=model.num_classes)
-        return given, None
+        from vitray.cluster.weights import with_weights
+
+        given = with_weights(experiment)  # which know their model
+        return given.resolve(image_size=size, in_chans=model.in_chans, num_classes=model.num_classes), None
     try:
-        # The weights that it begins with do not change what it costs.
-        prepared = Prepared.of(experiment.with_values({"train.init_from": None, "train.freeze": "none"}), "")
+        prepared = Prepared.of(experiment, "")
     except DataError as error:
         remedy = f"{error.remedy}; or say what they would decide: {_DECIDED_BY_DATA}"
         raise DataError(error.what, where=error.where, remedy=remedy) from None
@@ -74,6 +75,7 @@ def _facts(experiment: Experiment, images: int | None, batch: int | None, device
     model, operations = experiment.model, flops(experiment.model)
     taken = memory(model, batch, precision, "cuda" if device == "cuda" else "cpu")
     have = here.gpu_memory if device == "cuda" else here.node_memory
+    average = taken.parameters if experiment.train.ema else 0
     parameters, forward = parameters_by_part(model), flops_by_part(model)
     seen = None if images is None else images * experiment.train.epochs
     return {
@@ -84,7 +86,16 @@ def _facts(experiment: Experiment, images: int | None, batch: int | None, device
         "training_flops": None if seen is None else seen * operations.training,
         "images": images,
         "epochs": experiment.train.epochs,
-        "memory": {**vars(taken), "batch": batch, "precision": precision, "device": device, "here": have},
+        "freeze": experiment.train.freeze,
+        "memory": {
+            **vars(taken),
+            "ema": average,
+            "peak": taken.peak + average,
+            "batch": batch,
+            "precision": precision,
+            "device": device,
+            "here": have,
+        },
     }
 
 
@@ -112,9 +123,13 @@ def _page(facts: dict[str, Any]) -> str:
         seen = f"{facts['epochs']} epochs of {facts['images']:,} images"
         lines.append(f"the whole training takes {facts['training_flops']:.3g} FLOP ({seen})")
     where = "a GPU" if memory["device"] == "cuda" else "a CPU"
-    kept = [[what, _size(memory[what])] for what in ("parameters", "gradients", "optimizer", "activations", "peak")]
+    kept = [
+        [what, _size(memory[what])] for what in ("parameters", "gradients", "optimizer", "ema", "activations", "peak")
+    ]
     header = f"memory of a step of {memory['batch']} images in {memory['precision']} on {where}"
     lines += ["", grid(kept, [header, ""])]
+    if facts["freeze"] != "none":
+        lines.append(f"(all of it learning: with train.freeze={facts['freeze']} a step takes less)")
     if memory["here"] is not None:
         fits = "fits" if memory["peak"] <= memory["here"] else "does not fit"
         lines.append(f"({fits}: {_size(memory['here'])} here)")

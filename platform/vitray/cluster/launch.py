@@ -27,6 +27,7 @@ from vitray.errors import ConfigError, DataError, InterruptedRunError
 from vitray.experiment import Experiment
 from vitray.home import Home
 from vitray.tracking.tracker import Tracker
+from vitray.train.compiling import check_compiler
 from vitray.train.memory import plan_training
 from vitray.train.resources import plan_groups
 from vitray.train.run import Run, new_name, saved_experiment, train_run
@@ -138,7 +139,9 @@ def train(
     if (target := named_address(address)) is not None:
         check_answers(target)
     else:
-        plan_training(experiment, **vars(Machine.here()))  # an impossible demand is refused at once
+        here = plan_training(experiment, **vars(Machine.here()))  # an impossible demand is refused at once
+        if experiment.train.compile and not here.use_gpu:
+            check_compiler()
     weights = None if begun else check_fit([experiment], prepared.data.classes)
     if weights is not None:
         watcher.begins_with(str(weights))

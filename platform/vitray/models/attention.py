@@ -51,9 +51,10 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, D) -> queries, keys and values, (B, A, T, K) each; the first two normalised and rotated."""
-        b, t, _ = x.shape
+        b, t, d = x.shape
+        heads = (b, t, self.num_heads, d // self.num_heads)
         # Split along the width: backward then joins three gradients in one pass, where a stack would need two.
-        q, k, v = (part.view(b, t, self.num_heads, -1).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = (part.view(heads).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)  # autocast normalises in float32
         if layout.rotation is not None:
             q, k = layout.rotation(q), layout.rotation(k)
@@ -95,9 +96,9 @@ class AxialAttention(Attention):
 
     def _lines(self, q: Tensor, k: Tensor, v: Tensor, kp: Tensor, vp: Tensor, bias: Tensor | None) -> Tensor:
         """Attention within each line, prefix tokens as extra keys. (B, L, A, n, K), prefix (B, A, E, K)."""
-        lines = q.shape[1]
+        batch, lines = q.shape[:2]
         k, v = (
             torch.cat((extra[:, None].expand(-1, lines, -1, -1, -1), own), dim=3).flatten(0, 1)
             for extra, own in ((kp, k), (vp, v))
         )
-        return attend(q.flatten(0, 1), k, v, bias, self.dropout).unflatten(0, (-1, lines))
+        return attend(q.flatten(0, 1), k, v, bias, self.dropout).unflatten(0, (batch, lines))

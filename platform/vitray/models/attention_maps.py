@@ -85,7 +85,8 @@ def _observe(model: VisionTransformer, images: Tensor, see: Callable[[Tensor, La
     def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         x, layout = inputs
         assert isinstance(module, Attention)
-        needed = 4 * x.shape[0] * module.num_heads * x.shape[1] ** 2
+        copies = 3 if isinstance(module, AxialAttention) else 2  # logits beside weights, and the parts of a product
+        needed = copies * 4 * x.shape[0] * module.num_heads * x.shape[1] ** 2
         if needed > MOST_BYTES:
             raise DataError(
                 f"the attention weights of {x.shape[0]} images with {x.shape[1]} tokens take {needed / 2**30:.0f} GiB "

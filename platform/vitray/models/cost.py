@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from vitray.model_config import ModelConfig
 from vitray.model_size import Flops, Precision, count_parameters, flops
 from vitray.models.attend import kernels_of
+from vitray.models.attention import Attention
 from vitray.models.vit import VisionTransformer
 
 Device = Literal["cpu", "cuda"]
@@ -82,8 +83,11 @@ def _step(config: ModelConfig, batch_size: int, precision: Precision, device: De
     assert config.in_chans is not None
     assert config.num_classes is not None
     model = _on_meta(config)
-    if device == "cuda":  # whose fused kernel knows the gradient of a bias; the CPU's, which stands in for it, does not
+    if device == "cuda":  # whose fused kernels know dropout and the gradient of a bias; the CPU's stand-in does not
         model.position.requires_grad_(False)
+        for module in model.modules():
+            if isinstance(module, Attention):
+                module.attn_drop = 0.0
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
         model.to_empty(device="cpu")
         weights = live.now

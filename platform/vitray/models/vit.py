@@ -104,16 +104,13 @@ class VisionTransformer(nn.Module):
         """Patches (down, across) of these images. Refuses what is not images for this model."""
         p, c = self.config.patch_size, self.config.in_chans
         remedy = f"give float (batch, {c}, height, width), sides multiples of {p}; it was made for {self.config.size}"
-        if (
-            images.ndim != 4
-            or images.shape[1] != c
-            or images.shape[2] % p
-            or images.shape[3] % p
-            or not images.shape[2]
-        ):
+        if images.ndim != 4 or images.shape[1] != c or any(side % p or not side for side in images.shape[2:]):
             raise DataError(f"images of shape {tuple(images.shape)} do not fit this model", remedy=remedy)
         if not images.is_floating_point():
             raise DataError(f"images are {images.dtype}", remedy=f"normalise them first (models.preprocess); {remedy}")
+        weights = self.cls_token.dtype
+        if images.dtype != weights and not torch.is_autocast_enabled(images.device.type):
+            raise DataError(f"images are {images.dtype}, the weights {weights}", remedy=f"give images.to({weights})")
         if self._looks_into(images) and not math.isfinite(images.sum()) and not images.isfinite().all():
             first = int((~images.isfinite()).flatten(1).any(dim=1).nonzero()[0])
             what = f"image {first} of a batch of shape {tuple(images.shape)} holds NaN or infinity"

@@ -52,7 +52,7 @@ def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) ->
         if not ranks.agree(reporter.report(again) if ranks.first else True):
             return progress
     if config.compile:
-        compile_model(state.model, ranks.device)
+        compile_model(state.model, ranks.device.type)
     model = ranks.wrap(state.model)
     meter = Meter(ranks.device)
     # Retrained on train+val, or prepared without a val split, there is nothing to validate on.

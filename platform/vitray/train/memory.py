@@ -54,11 +54,11 @@ def check_memory(experiment: Experiment, limit: float | None) -> None:
     if (why := over(experiment, limit)) is None:
         return
     accumulate, least = experiment.train.accumulate, least_rank_memory(experiment) / GIB
-    remedy = "choose a smaller model or more workers"
+    remedy = "choose a smaller model: not even one image at a time would fit"
     while rank_images(experiment) > 1:
         accumulate *= 2
         experiment = experiment.with_values({"train.accumulate": accumulate})
         if over(experiment, limit) is None:
-            remedy = f"set train.accumulate={accumulate}, which gives the same result, or choose a smaller model"
+            remedy = f"set train.accumulate={accumulate} or more, choose a smaller model, or use more workers"
             break
     raise ResourceError(f"training takes at least {least:.1f} GiB a rank: it {why}", where="model", remedy=remedy)

@@ -99,6 +99,9 @@ def plan_sweep(
     )
     space = compile_space(experiment, groups.rank_memory)
     points = tuple(points_of(experiment, space))
+    if not points:
+        what = "holds no point that fits into a rank's memory"
+        raise ConfigError(what, where="search.space", remedy="add smaller batches or models")
     if groups.groups > len(points):
         groups = plan_groups(experiment.cluster, groups=len(points), **room, data_workers=experiment.data.workers)
     return SweepPlan(experiment, space, points, groups)

@@ -161,7 +161,7 @@ def _explain(package: Path, data: ShardedImages, folder: Path) -> None:
     for label, row, image in zip(labels, rows, images, strict=False):
         try:
             seen = look(predictor, image or b"")
-        except DataError:  # a damaged image, or a model of too many tokens: no reason to lose the winner
+        except (DataError, RuntimeError, MemoryError):  # a damaged image, or too many tokens: the winner is not lost
             continue
         drawn.add(f"{data.classes[label]}-{row:05d}", seen.pixels, seen.label, seen.probability, seen.attention)
     drawn.distance_picture()

@@ -11,78 +11,28 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vitray.config_base import section_at
 from vitray.data.rng import key as name_key
-from vitray.errors import ConfigError, nearest
+from vitray.errors import ConfigError
 from vitray.experiment import Experiment, ModelConfig, SearchConfig
 from vitray.train.memory import over
+from vitray.tune.dimensions import Choice, Dimension, Range, parse_dimension
 
 Point = Mapping[str, Any]
 _DRAWS = 16
 _MOST_SHAPES = 20_000  # trying them all out takes under two seconds
-_MEMORY_KEYS = ("train.global_batch", "train.accumulate", "train.precision", "train.freeze")
-_DECIDED = {
-    "data.path": "make a sweep for each dataset",
-    "data.image_size": "search model.image_size instead",
-    "model.in_chans": "the data decide it",
-    "model.num_classes": "the data decide it",
-    "train.split": "trials are compared on the val split",
-    "train.init_from": "make a sweep for each start",
-    "train.init_path": "train.init_from decides it",
-    "train.init_sha256": "train.init_from decides it",
+# Keys beside the architecture that decide what fits into memory, and which of their values take more.
+_MEMORY: dict[str, Callable[[Any], float]] = {
+    "train.global_batch": float,
+    "train.accumulate": lambda value: -float(value),
+    "train.precision": lambda value: value == "float32",
+    "train.freeze": lambda value: value == "none",
 }
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of some values."""
-
-    values: tuple[Any, ...]
-
-    @property
-    def size(self) -> float:
-        return len(self.values)
-
-    def spread(self, count: int, generator: np.random.Generator) -> list[Any]:
-        """``count`` values in random order: each as often as any other (but for one), or one of each ``count``-th."""
-        n = len(self.values)
-        if count < n:
-            chosen = ((np.arange(count) + generator.random(count)) * n / count).astype(int)
-        else:
-            chosen = generator.permutation(n)[np.arange(count) % n]
-        return [self.values[i] for i in generator.permutation(chosen)]
-
-
-@dataclass(frozen=True)
-class Range:
-    """A real number between ``low`` and ``high``, evenly or (``log``) evenly in its logarithm."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    @property
-    def size(self) -> float:
-        return math.inf
-
-    def spread(self, count: int, generator: np.random.Generator) -> list[float]:
-        """``count`` values in random order, one in each ``count``-th of the range."""
-        return [self.at(u) for u in generator.permutation((np.arange(count) + generator.random(count)) / count)]
-
-    def at(self, u: float) -> float:
-        if self.log:
-            return float(self.low * (self.high / self.low) ** u)
-        return float(self.low + (self.high - self.low) * u)
-
-
-Dimension = Choice | Range
 
 
 @dataclass(frozen=True)
@@ -93,6 +43,8 @@ class Space:
     dimensions: Mapping[str, Dimension]
     shapes: tuple[Point, ...]
     refused: Mapping[str, int]
+    rank_memory: float | None = None
+    tight: frozenset[frozenset[tuple[str, Any]]] = frozenset()  # shapes that fit into it with some values and not all
 
     @property
     def size(self) -> float:
@@ -119,7 +71,8 @@ class Space:
                 )
         for shape in self.shapes:
             for values in itertools.product(*(d.values for d in rest.values() if isinstance(d, Choice))):
-                yield {**shape, **dict(zip(rest, values, strict=True))}
+                if self.fits(point := {**shape, **dict(zip(rest, values, strict=True))}):
+                    yield point
 
     def random(self, count: int, seed: int) -> list[Point]:
         """``count`` different valid points (fewer if there are not that many), spread evenly over every dimension.
@@ -134,12 +87,18 @@ class Space:
         columns = [dimension.spread(count, generator) for dimension in self.dimensions.values()]
         drawn = (dict(zip(self.dimensions, values, strict=True)) for values in zip(*columns, strict=True))
         chosen: dict[frozenset[tuple[str, Any]], Point] = {}
-        chosen |= {_frozen(point): point for point in drawn if _frozen(self._shape_of(point)) in valid}
+        chosen |= {_frozen(p): p for p in drawn if _frozen(self._shape_of(p)) in valid and self.fits(p)}
         tried = frozenset[tuple[str, Any]]().union(*chosen)
         untried = {item: None for item in self._values() if item not in tried}  # a dict, since a set has no order
         while len(chosen) < count:
-            fresh = [p for _ in range(_DRAWS) if _frozen(p := self._with_one_of([*untried], generator)) not in chosen]
+            points = (self._with_one_of([*untried], generator) for _ in range(_DRAWS))
+            fresh = [p for p in points if _frozen(p) not in chosen and self.fits(p)]
+            if not fresh and untried:  # what is still untried fits into no point that is left
+                untried.clear()
+                continue
             if not fresh:  # so dense that drawing mostly repeats: the rest comes from the shuffled grid
+                if any(isinstance(d, Range) for d in self.dimensions.values()):
+                    break  # there is none, and hardly a point that fits into memory
                 rest = [point for point in self.grid() if _frozen(point) not in chosen]
                 return [*chosen.values(), *(rest[i] for i in generator.permutation(len(rest))[: count - len(chosen)])]
             best = max(fresh, key=lambda p: len(untried.keys() & p.items()))
@@ -147,6 +106,12 @@ class Space:
             for item in best.items():
                 untried.pop(item, None)
         return list(chosen.values())
+
+    def fits(self, point: Point) -> bool:
+        """Whether a valid point may fit into the memory that a rank can have."""
+        if not self.tight or _frozen(self._shape_of(point)) not in self.tight:
+            return True
+        return over(self.base.with_values(dict(point)), self.rank_memory) is None
 
     def _values(self) -> dict[tuple[str, Any], None]:
         """Every choice's (key, value) that is part of a valid point."""
@@ -179,10 +144,10 @@ def compile_space(experiment: Experiment, rank_memory: float | None = None) -> S
         ConfigError: no search section, an unknown key, a malformed dimension, a value that is invalid by itself, or
             no valid combination at all.
     """
-    dimensions = {name: _dimension(name, raw) for name, raw in search_of(experiment).space.items()}
+    dimensions = {name: parse_dimension(name, raw) for name, raw in search_of(experiment).space.items()}
     shape_keys = [name for name, dimension in dimensions.items() if _is_shape(name, dimension)]
     for name, dimension in dimensions.items():
-        if not (name in shape_keys and name.startswith("model.")):
+        if name not in shape_keys:
             # A range is tried at its ends and, for the sake of keys that want whole numbers, in between.
             for value in dimension.values if isinstance(dimension, Choice) else map(dimension.at, (0.0, 0.382, 1.0)):
                 _try(experiment, {name: value})
@@ -194,28 +159,28 @@ def compile_space(experiment: Experiment, rank_memory: float | None = None) -> S
             where="search.space",
             remedy="list fewer model values",
         )
-    shapes, refused = [], Counter[str]()
+    shapes, tight, refused = [], set(), Counter[str]()
+    cheapest, dearest = (_extreme(experiment, dimensions, pick) for pick in (min, max))
     model = experiment.model.model_dump()
     for values in itertools.product(*(c.values for c in choices if isinstance(c, Choice))):
         shape = dict(zip(shape_keys, values, strict=True))
         try:
-            trial = {
-                "model": ModelConfig(**model | _section_of(shape, "model.")),
-                "train": experiment.train.model_copy(update=_section_of(shape, "train.")),
-            }
+            changed = {"model": ModelConfig(**model | {k.removeprefix("model."): v for k, v in shape.items()})}
         except ConfigError as error:
             refused[error.what.split(";")[0]] += 1
             continue
-        if (why := over(experiment.model_copy(update=trial), rank_memory)) is not None:
+        if (why := over(cheapest.model_copy(update=changed), rank_memory)) is not None:
             refused[why] += 1
             continue
+        if over(dearest.model_copy(update=changed), rank_memory) is not None:
+            tight.add(_frozen(shape))
         shapes.append(shape)
     if not shapes:
         reason, _ = refused.most_common(1)[0]
         raise ConfigError(
             f"holds no valid point: {reason}", where="search.space", remedy="change the values so that some fit"
         )
-    return Space(experiment, dimensions, tuple(shapes), dict(refused))
+    return Space(experiment, dimensions, tuple(shapes), dict(refused), rank_memory, frozenset(tight))
 
 
 def search_of(experiment: Experiment) -> SearchConfig:
@@ -239,52 +204,17 @@ def points_of(experiment: Experiment, space: Space) -> list[Point]:
 
 
 def _is_shape(name: str, dimension: Dimension) -> bool:
-    """Whether its values are valid or not in combination: they make the model, or what of it fits into memory."""
-    return isinstance(dimension, Choice) and (name.startswith("model.") or name in _MEMORY_KEYS)
+    return isinstance(dimension, Choice) and name.startswith("model.")
 
 
-def _section_of(shape: Point, prefix: str) -> dict[str, Any]:
-    return {name.removeprefix(prefix): value for name, value in shape.items() if name.startswith(prefix)}
-
-
-def _dimension(name: str, raw: Any) -> Dimension:
-    where = f"search.space.{name}"
-    section, _, field = name.rpartition(".")
-    owner = section_at(Experiment, tuple(section.split(".")))
-    if section in ("", "search", "cluster", "tracking") or owner is None or field not in owner.model_fields:
-        known = [f"{s}.{f}" for s in ("model", "data", "train", "optim") for f in _fields(s)]
-        raise ConfigError(f"unknown key {name!r}", where="search.space", remedy=nearest(name, known))
-    if name in _DECIDED:
-        raise ConfigError("is the same for every trial", where=where, remedy=_DECIDED[name])
-    if isinstance(raw, list):
-        if not raw:
-            raise ConfigError("lists no value", where=where, remedy="give at least one")
-        with suppress(TypeError):  # a mapping is no value
-            return Choice(tuple(dict.fromkeys(tuple(v) if isinstance(v, list) else v for v in raw)))
-    if isinstance(raw, dict) and len(raw) == 1:
-        kind, bounds = next(iter(raw.items()))
-        numeric = isinstance(bounds, list) and all(isinstance(b, int | float) for b in bounds)
-        if kind == "int" and numeric and len(bounds) in (2, 3) and all(isinstance(b, int) for b in bounds):
-            low, high, step = (*bounds, 1)[:3]
-            if low <= high and step > 0:
-                values = range(low, high + 1, step)
-                if len(values) > _MOST_SHAPES:
-                    raise ConfigError(f"has {len(values):,} values", where=where, remedy="take larger steps")
-                return Choice(tuple(values))
-        if kind in ("uniform", "log") and numeric and len(bounds) == 2:
-            low, high = bounds
-            if low < high and (kind == "uniform" or low > 0):
-                return Range(float(low), float(high), log=kind == "log")
-    raise ConfigError(
-        f"is not a dimension: {raw!r}",
-        where=where,
-        remedy="write a list of values, {int: [low, high, step]}, {uniform: [low, high]} or {log: [low, high]}",
-    )
-
-
-def _fields(section: str) -> list[str]:
-    owner = section_at(Experiment, (section,))
-    return list(owner.model_fields) if owner else []
+def _extreme(experiment: Experiment, dimensions: Mapping[str, Dimension], pick: Callable[..., Any]) -> Experiment:
+    """The experiment with those values of the space that take the least (``min``) or the most (``max``) memory."""
+    values = {
+        name: pick(dimension.values, key=weight)
+        for name, weight in _MEMORY.items()
+        if isinstance(dimension := dimensions.get(name), Choice)
+    }
+    return experiment.with_values(values) if values else experiment
 
 
 def _try(experiment: Experiment, values: Point) -> None:
