@@ -6,19 +6,18 @@ Shapes: D width, N patches of the source.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from vitray.errors import CheckpointError, DataError
 from vitray.model_config import COMPUTED, ModelConfig
+from vitray.models.adapt import adapt
 from vitray.models.package import INFO, PackageInfo, check_weights, load_package
-from vitray.models.resize import Grid, resize_kernel, resize_offsets, resize_table
+from vitray.models.resize import Grid
 from vitray.models.vit import VisionTransformer
 from vitray.models.weight_names import Source, to_our_names
 from vitray.models.weights_file import first_few, mismatches, read_weights
@@ -129,8 +128,8 @@ def load_pretrained(
         classes: what the model is to tell apart. A package, and a file that ``vitray models export`` wrote, know their
             own classes, and their head is kept for the same ones in the same order. Other files know none: then, as
             without ``classes``, their number decides.
-        source_grid: patches (down, across) of the source; needed only when its images were not square and it does not
-            say so itself.
+        source_grid: patches (down, across) of the source; needed only when it does not say so itself and its grid was
+            neither the model's own nor square.
 
     Raises:
         DataError: no weights of a Vision Transformer there, the file could run code, or ``source_grid`` is not theirs.
@@ -153,49 +152,6 @@ def weights_digest(path: str | os.PathLike[str]) -> str:
             return hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=str(file), remedy="check the path") from error
-
-
-def adapt(
-    weights: Mapping[str, Tensor], model: VisionTransformer, source_grid: Grid | None, where: str
-) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights with head, positions and patch kernel made to fit, and a line on each change."""
-    out, changes = dict(weights), []
-    own = model.state_dict()
-    head, ours = out.get("head.weight"), own["head.weight"]
-    if head is None or head.shape[0] != ours.shape[0]:
-        had = "no head" if head is None else f"{head.shape[0]} classes"
-        changes.append(f"head: fresh for {ours.shape[0]} classes (the weights had {had})")
-        out |= {"head.weight": ours, "head.bias": own["head.bias"]}
-    kernel, patch = out["patch_embed.proj.weight"], model.config.patch_size
-    if kernel.ndim == 4 and kernel.shape[1] != model.config.in_chans:
-        had, wants = _channels(kernel.shape[1]), _channels(model.config.in_chans)
-        raise CheckpointError(
-            f"the weights are for images of {had}, the model for {wants} (model.in_chans)",
-            where=where,
-            remedy=f"give weights that were trained on {wants}, or images that have {had}",
-        )
-    if kernel.ndim == 4 and kernel.shape[2] == kernel.shape[3] != patch:
-        changes.append(f"patch kernel: resized from {kernel.shape[2]} to {patch} pixels")
-        out["patch_embed.proj.weight"] = resize_kernel(kernel, patch)
-    table, wanted = out.get("pos_embed"), own.get("pos_embed")
-    if table is not None and wanted is not None and table.ndim == 3:
-        grid = model.config.grid
-        old = source_grid or _square(table.shape[1], where)
-        if table.shape[1] - old[0] * old[1] not in (0, 1):
-            what = f"its {table.shape[1]} positions are no grid of {old[0]} x {old[1]} patches"
-            raise DataError(what, where=where, remedy="say the source_grid=(down, across) that it was trained with")
-        if table.shape[1] == old[0] * old[1]:  # timm's no_embed_class: a class token without a position is one at zero
-            changes.append("positions: the class token had none, so it gets zeros")
-            table = torch.cat((table.new_zeros(1, 1, table.shape[2]), table), dim=1)
-        if old != grid:
-            changes.append(f"positions: interpolated from {old[0]} x {old[1]} to {grid[0]} x {grid[1]} patches")
-        out["pos_embed"] = resize_table(table, old, grid)
-    for name in ("offset", "height", "width"):
-        offsets, wanted = out.get(f"position.{name}"), own.get(f"position.{name}")
-        if offsets is not None and wanted is not None and offsets.shape[2:] != wanted.shape[2:]:
-            changes.append(f"relative positions: position.{name} interpolated to the model's grid")
-            out[f"position.{name}"] = resize_offsets(offsets, wanted.shape[2:])
-    return out, changes
 
 
 def _why_fresh(had: Sequence[str], wanted: Sequence[str]) -> str:
@@ -223,16 +179,3 @@ def _used_otherwise(before: ModelConfig, now: ModelConfig) -> list[str]:
             f"positions: {now.pos_encoding} places {h} x {w} patches on the grid of {h0} x {w0} that the weights know"
         )
     return lines
-
-
-def _channels(count: int | None) -> str:
-    return f"{count} channel{'' if count == 1 else 's'}"
-
-
-def _square(rows: int, where: str) -> Grid:
-    """The square grid that a table of so many rows, with or without one for the class token, was made for."""
-    for patches in (rows - 1, rows):
-        side = math.isqrt(patches)
-        if side * side == patches:
-            return side, side
-    raise DataError(f"its {rows} positions are no square grid", where=where, remedy="say source_grid=(down, across)")
