@@ -91,3 +91,11 @@ def test_kernel_resize_is_timms(size: int) -> None:
     kernel = torch.randn(5, 3, 8, 8)
     theirs = resample_patch_embed(kernel, [size, size], interpolation="bilinear")
     torch.testing.assert_close(resize_kernel(kernel, size), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_square_table_with_a_class_row_is_not_taken_for_a_rectangle_without(tmp_path: Path) -> None:
+    """ViT-B/32's 50 rows are 7 x 7 and a class token, though 5 x 10 patches are 50 too."""
+    old, new = small_vit(image_size=(14, 14)), small_vit(image_size=(10, 20))
+    save_file(old.state_dict(), tmp_path / "w.safetensors")
+    report = load_pretrained(new, tmp_path / "w.safetensors")
+    assert report.adapted == ("positions: interpolated from 7 x 7 to 5 x 10 patches",)

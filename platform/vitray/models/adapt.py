@@ -93,15 +93,14 @@ def _table(table: Tensor, grid: Grid, source_grid: Grid | None, where: str, chan
 def _source_grid(rows: int, own: Grid, where: str) -> Grid:
     """The grid that a table of so many rows, with or without one for the class token, was made for.
 
-    The model's own where the count is right, else a square. The own comes first, since 1 + n (n + 2) = (n + 1)^2: a
-    grid of n x (n + 2) patches has as many rows as a square one without a class token.
+    With a row for the class token, as most have, before without; the model's own grid before a square. Since
+    1 + n (n + 2) = (n + 1)^2, a grid of n x (n + 2) patches has as many rows as a square one without a class token.
     """
-    if rows - own[0] * own[1] in (0, 1):
-        return own
     for patches in (rows - 1, rows):
         side = math.isqrt(patches)
-        if side * side == patches:
-            return side, side
+        for grid in (own, (side, side)):
+            if grid[0] * grid[1] == patches > 0:
+                return grid
     what = f"its {rows} positions are neither of {own[0]} x {own[1]} patches, as the model's, nor of a square grid"
     raise DataError(what, where=where, remedy=_GRID)
 
