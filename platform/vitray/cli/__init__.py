@@ -20,7 +20,7 @@ _COMMANDS = {
     "sweep": ("sweep", "Search the Vision Transformer: plan, run, list."),
     "evaluate": ("evaluate", "Measure a model on a dataset's split."),
     "predict": ("predict", "Classify image files with a registered model."),
-    "models": ("models", "Browse the model registry."),
+    "models": ("models", "Browse the registry; cost, explain and export models."),
     "ui": ("ui", "Open MLflow's own pages on this store."),
 }
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def models() -> None:
-    """Browse the model registry.
+    """Browse the model registry; what a model costs, attends to, and exports.
 
     The registry is the one of $MLFLOW_TRACKING_URI, else the embedded one of $VITRAY_HOME or the nearest .vitray.
     """
