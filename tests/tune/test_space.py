@@ -185,6 +185,28 @@ def test_dimensions_are_read_as_written() -> None:
     }  # fmt: skip
 
 
+def test_a_grid_of_real_numbers_ends_where_it_is_said_to() -> None:
+    dimensions = space_of(
+        {"optim.weight_decay": {"quant": [0, 0.3, 0.1]}, "train.mixup": {"quant": [0.1, 0.45, 0.2]},
+         "model.depth": {"quant": [2, 4, 1]}, "train.epochs": {"values": [3, 4]}},
+    ).dimensions  # fmt: skip
+    assert dimensions == {
+        "optim.weight_decay": Choice((0.0, 0.1, 0.2, 0.3)), "train.mixup": Choice((0.1, 0.3)),
+        "model.depth": Choice((2, 3, 4)), "train.epochs": Choice((3, 4)),
+    }  # fmt: skip
+
+
+def test_a_value_written_in_two_ways_is_one_value() -> None:
+    space = space_of(
+        {"model.depth": ["2", 2, 2.0, 3], "train.mixup": [0, 0.0, "0"], "optim.betas": [[0.9, 0.95], ["0.9", 0.95]]}
+    )
+    assert space.size == space.valid_size == 2
+    points = list(space.grid())
+    assert [type(point["model.depth"]) for point in points] == [int, int]
+    assert {point["model.depth"] for point in points} == {2, 3}
+    assert len(space.random(10, 0)) == 2
+
+
 def test_points_follow_the_algorithm_and_the_number_of_trials() -> None:
     raw = {"model.depth": [1, 2, 3], "model.num_heads": [2, 4]}
     grid = experiment(raw, algorithm="grid", trials=4)
@@ -217,6 +239,14 @@ def test_points_follow_the_algorithm_and_the_number_of_trials() -> None:
         ({"model.depth": {"int": [1, 9, 0]}}, "search.space.model.depth", "write a list"),
         ({"model.depth": {"int": [1.5, 3]}}, "search.space.model.depth", "write a list"),
         ({"model.depth": {"int": [1, 10**12]}}, "search.space.model.depth", "take larger steps"),
+        ({"optim.lr": {"quant": [1, 2]}}, "search.space.optim.lr", "write a list"),
+        ({"optim.lr": {"quant": [2, 1, 0.1]}}, "search.space.optim.lr", "write a list"),
+        ({"optim.lr": {"quant": [1, float("nan"), 0.1]}}, "search.space.optim.lr", "write a list"),
+        ({"optim.lr": {"quant": [1, 2, 1e-300]}}, "search.space.optim.lr", "take larger steps"),
+        ({"optim.lr": {"quant": [1, 2, 1e-4, 1]}}, "search.space.optim.lr", "write a list"),
+        ({"optim.lr": {"quant": [0, 1, 0.5]}}, "search.space.optim.lr", "greater than 0"),
+        ({"model.depth": {"quant": [1, 2, 0.5]}}, "search.space.model.depth", "1.5"),
+        ({"model.depth": [1, True]}, "search.space.model.depth", "should not be true"),
         ({"optim.lr": {"log": [0, 1]}}, "search.space.optim.lr", "write a list"),
         ({"optim.lr": {"log": [1, 0.1]}}, "search.space.optim.lr", "write a list"),
         ({"optim.lr": {"uniform": [1]}}, "search.space.optim.lr", "write a list"),
@@ -230,7 +260,7 @@ def test_points_follow_the_algorithm_and_the_number_of_trials() -> None:
         ({"model.depth": {"uniform": [2, 6]}}, "search.space.model.depth", "integer"),
         ({"train.epochs": {"log": [1, 64]}}, "search.space.train.epochs", "integer"),
         ({"model.patch_size": [3, 5]}, "search.space", "no valid point: patch_size"),
-        ({"model.pos_encoding": ["rope"]}, "search.space", "no valid point"),
+        ({"model.pos_encoding": ["learned", "rope"]}, "search.space.model.pos_encoding", "'rope_2d', got 'rope'"),
         ({f"model.{k}": {"int": [1, 60]} for k in ("depth", "embed_dim", "registers")}, "search.space", "216,000 arch"),
     ],
 )  # fmt: skip

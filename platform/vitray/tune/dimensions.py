@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
-from vitray.config_base import section_at
-from vitray.errors import ConfigError, nearest
-from vitray.experiment import Experiment
+from vitray.errors import ConfigError
+from vitray.tune.keys import check_key, coerced
 
 _MOST_VALUES = 20_000
+_REMEDY = (
+    "write a list of values, {int: [low, high, step]}, {quant: [low, high, step]}, {uniform: [low, high]} "
+    "or {log: [low, high]}"
+)
 _DECIDED = {
     "data.path": "make a sweep for each dataset",
     "data.image_size": "search model.image_size instead",
@@ -72,45 +76,84 @@ Dimension = Choice | Range
 
 
 def parse_dimension(name: str, raw: Any) -> Dimension:
-    """The dimension written for a config key.
+    """The dimension written for a config key. Values are those that the config makes of them, each once.
 
     Raises:
         ConfigError: an unknown key, one that cannot be searched, or nothing that is a dimension.
     """
     where = f"search.space.{name}"
-    section, _, field = name.rpartition(".")
-    owner = section_at(Experiment, tuple(section.split(".")))
-    if section in ("", "search", "cluster", "tracking") or owner is None or field not in owner.model_fields:
-        known = [f"{s}.{f}" for s in ("model", "data", "train", "optim") for f in _fields(s)]
-        raise ConfigError(f"unknown key {name!r}", where="search.space", remedy=nearest(name, known))
+    check_key(name, where="search.space")
     if name in _DECIDED:
         raise ConfigError("is the same for every trial", where=where, remedy=_DECIDED[name])
+    if isinstance(raw, dict) and set(raw) == {"values"}:
+        raw = raw["values"]
     if isinstance(raw, list):
         if not raw:
             raise ConfigError("lists no value", where=where, remedy="give at least one")
-        with suppress(TypeError):  # a mapping is no value
-            return Choice(tuple(dict.fromkeys(tuple(v) if isinstance(v, list) else v for v in raw)))
+        values = [tuple(v) if isinstance(v, list) else v for v in raw]
+        if all(map(_hashable, values)):  # a mapping is no value
+            return Choice(_distinct(name, values))
     if isinstance(raw, dict) and len(raw) == 1:
         kind, bounds = next(iter(raw.items()))
-        numeric = isinstance(bounds, list) and all(isinstance(b, int | float) for b in bounds)
-        if kind == "int" and numeric and len(bounds) in (2, 3) and all(isinstance(b, int) for b in bounds):
-            low, high, step = (*bounds, 1)[:3]
-            if low <= high and step > 0:
-                values = range(low, high + 1, step)
-                if len(values) > _MOST_VALUES:
-                    raise ConfigError(f"has {len(values):,} values", where=where, remedy="take larger steps")
-                return Choice(tuple(values))
-        if kind in ("uniform", "log") and numeric and len(bounds) == 2:
-            low, high = bounds
-            if low < high and (kind == "uniform" or low > 0):
-                return Range(float(low), float(high), log=kind == "log")
-    raise ConfigError(
-        f"is not a dimension: {raw!r}",
-        where=where,
-        remedy="write a list of values, {int: [low, high, step]}, {uniform: [low, high]} or {log: [low, high]}",
-    )
+        if isinstance(kind, str) and kind in _KINDS and isinstance(bounds, list) and all(map(_is_number, bounds)):
+            dimension = _KINDS[kind](where, *bounds) if len(bounds) in (2, 3) else None
+            if dimension is not None:
+                return Choice(_distinct(name, dimension.values)) if isinstance(dimension, Choice) else dimension
+    raise ConfigError(f"is not a dimension: {raw!r}", where=where, remedy=_REMEDY)
 
 
-def _fields(section: str) -> list[str]:
-    owner = section_at(Experiment, (section,))
-    return list(owner.model_fields) if owner else []
+def _int(where: str, low: float, high: float, step: float = 1) -> Choice | None:
+    if not all(isinstance(b, int) for b in (low, high, step)) or low > high or step <= 0:
+        return None
+    return Choice(tuple(range(int(low), int(high) + 1, int(step)))) if _few((high - low) // step + 1, where) else None
+
+
+def _quant(where: str, low: float, high: float, step: float | None = None) -> Choice | None:
+    if step is None or not all(map(math.isfinite, (low, high, step))) or low > high or step <= 0:
+        return None
+    _few((high - low) / step, where)  # before it is counted exactly, which has no end for the smallest steps
+    # In decimals as they were written: 0.1 + 2 * 0.1 is 0.3, and the grid ends where it is said to.
+    first, last, width = (Decimal(str(b)) for b in (low, high, step))
+    count = (last - first) // width + 1
+    return Choice(tuple(float(first + i * width) for i in range(int(count)))) if _few(count, where) else None
+
+
+def _uniform(where: str, low: float, high: float, step: float | None = None) -> Range | None:
+    return Range(float(low), float(high)) if low < high and step is None else None
+
+
+def _log(where: str, low: float, high: float, step: float | None = None) -> Range | None:
+    return Range(float(low), float(high), log=True) if 0 < low < high and step is None else None
+
+
+_KINDS: dict[str, Callable[..., Dimension | None]] = {"int": _int, "quant": _quant, "uniform": _uniform, "log": _log}
+
+
+def _few(count: float | Decimal, where: str) -> bool:
+    if count > _MOST_VALUES:
+        raise ConfigError(f"has {count:,.0f} values", where=where, remedy="take larger steps")
+    return True
+
+
+def _distinct(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
+    """Values as the config holds them, each once.
+
+    Raises:
+        ConfigError: one that the key does not take, whatever the other keys are.
+    """
+    try:
+        return tuple(dict.fromkeys(coerced(name, value) for value in values))
+    except ValueError as error:
+        raise ConfigError(str(error), where=f"search.space.{name}") from None
+
+
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
