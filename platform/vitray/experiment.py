@@ -105,10 +105,20 @@ class ClusterConfig(Section):
         return self
 
 
+class LimitsConfig(Section):
+    """What is no part of a sweep's space: models of more ``parameters``, that take more ``gflops`` (forward, an image)
+    or, at the least, more ``memory_gib`` for a rank's training step."""
+
+    parameters: Annotated[float, Field(gt=0)] | None = None
+    gflops: Annotated[float, Field(gt=0)] | None = None
+    memory_gib: Annotated[float, Field(gt=0)] | None = None
+
+
 class SearchConfig(Section):
-    """A sweep: the space, how it is searched, and what counts as best."""
+    """A sweep: the space and its limits, how it is searched, and what counts as best."""
 
     space: dict[str, Any]
+    limits: LimitsConfig = LimitsConfig()
     trials: Positive = 16
     algorithm: Literal["grid", "random"] = "random"
     scheduler: Literal["none", "asha"] = "asha"

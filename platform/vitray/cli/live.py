@@ -164,7 +164,7 @@ class SweepTable(SweepDisplay):
             score = trial.best(self._metric, self._mode) if trial.reports else None
             table.add_row(
                 f"{trial.index:3d}",
-                *(_short(trial.point[n]) for n in names),
+                *(_short(trial.point.get(n, "")) for n in names),  # not every key is part of every point
                 f"{trial.epoch}/{self._plan.experiment.train.epochs}",
                 "" if score is None else f"{score:.4f}",
                 "" if trial.start_s is None else f"{trial.start_s:.2f} s",

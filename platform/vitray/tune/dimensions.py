@@ -41,10 +41,10 @@ class Choice:
         return len(self.values)
 
     def spread(self, count: int, generator: np.random.Generator) -> list[Any]:
-        """``count`` values in random order: each as often as any other (but for one), or one of each ``count``-th."""
+        """``count`` values in random order: each as often as any other (but for one), or in even steps."""
         n = len(self.values)
         if count < n:
-            chosen = ((np.arange(count) + generator.random(count)) * n / count).astype(int)
+            chosen = ((np.arange(count) + generator.random()) * n / count).astype(int) % n
         else:
             chosen = generator.permutation(n)[np.arange(count) % n]
         return [self.values[i] for i in generator.permutation(chosen)]
@@ -85,7 +85,7 @@ def parse_dimension(name: str, raw: Any) -> Dimension:
     check_key(name, where="search.space")
     if name in _DECIDED:
         raise ConfigError("is the same for every trial", where=where, remedy=_DECIDED[name])
-    if isinstance(raw, dict) and set(raw) == {"values"}:
+    if isinstance(raw, dict) and list(raw) == ["values"]:
         raw = raw["values"]
     if isinstance(raw, list):
         if not raw:

@@ -1,9 +1,10 @@
 """The space of a sweep, checked before anything starts: only valid points are ever scheduled, and none twice.
 
-A list is a choice; ``{int: [low, high, step]}``, ``{uniform: [low, high]}`` and ``{log: [low, high]}`` are ranges. Keys
-are dotted config keys. Architecture keys restrict each other (heads must divide the width, a patch the image), so their
-whole product is tried out on the config's own validation, and on the memory that a rank can have; other keys are valid
-or not by themselves.
+A list is a choice; ``{int: [low, high, step]}``, ``{quant: [low, high, step]}``, ``{uniform: [low, high]}`` and
+``{log: [low, high]}`` are ranges; with ``when``, a key is searched only where another has certain values. Keys are
+dotted config keys. Architecture keys restrict each other (heads must divide the width, a patch the image), and
+conditions tie keys together, so the whole product of these is tried out on the config's own validation and on the
+limits; other keys are valid or not by themselves.
 """
 
 from __future__ import annotations
@@ -11,49 +12,76 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from vitray.data.rng import key as name_key
 from vitray.errors import ConfigError
-from vitray.experiment import Experiment, ModelConfig, SearchConfig
-from vitray.train.memory import over
+from vitray.experiment import Experiment, SearchConfig
+from vitray.model_size import count_parameters, flops
+from vitray.tune.conditions import Conditions, in_order, parse_condition, settle
 from vitray.tune.dimensions import Choice, Dimension, Range, parse_dimension
+from vitray.tune.keys import Point, changed
+from vitray.tune.limits import MEMORY, Limits, Within
+from vitray.tune.sampling import latin_hypercube
 
-Point = Mapping[str, Any]
-_DRAWS = 16
+Frozen = frozenset[tuple[str, Any]]
 _MOST_SHAPES = 20_000  # trying them all out takes under two seconds
-# Keys beside the architecture that decide what fits into memory, and which of their values take more.
-_MEMORY: dict[str, Callable[[Any], float]] = {
-    "train.global_batch": float,
-    "train.accumulate": lambda value: -float(value),
-    "train.precision": lambda value: value == "float32",
-    "train.freeze": lambda value: value == "none",
-}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A valid one, by its part of a point, and what it costs; operations are those of training on one image."""
+
+    point: Point
+    parameters: int
+    training_flops: int
 
 
 @dataclass(frozen=True)
 class Space:
-    """Dimensions by config key, and the combinations of architecture values that are valid."""
+    """Dimensions by config key, and the valid shapes: combinations of architecture values, and of what decides others.
+
+    ``tight``: shapes that only some values of the other keys keep within the limits, with the number of those values.
+    ``architectures`` counts all, valid or not; ``cheapest`` and ``dearest`` are so by their operations.
+    """
 
     base: Experiment
     dimensions: Mapping[str, Dimension]
+    conditions: Conditions
+    limits: Limits
     shapes: tuple[Point, ...]
     refused: Mapping[str, int]
-    rank_memory: float | None = None
-    tight: frozenset[frozenset[tuple[str, Any]]] = frozenset()  # shapes that fit into it with some values and not all
+    tight: Mapping[Frozen, int]
+    size: float  # points, valid or not; infinite with a range in it
+    architectures: int
+    cheapest: Architecture
+    dearest: Architecture
 
-    @property
-    def size(self) -> float:
-        """Points, valid or not; infinite with a range in it."""
-        return math.prod(d.size for d in self.dimensions.values())
+    @cached_property
+    def free(self) -> Mapping[str, Dimension]:
+        """Dimensions that restrict no other."""
+        shape_keys = _shape_keys(self.dimensions, self.conditions)
+        return {name: d for name, d in self.dimensions.items() if name not in shape_keys}
 
-    @property
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """Searched keys, each after the one that decides whether it is part of a point."""
+        return tuple(in_order(self.dimensions, self.conditions.by_key))
+
+    @cached_property
+    def valid_shapes(self) -> frozenset[Frozen]:
+        return frozenset(frozen(shape) for shape in self.shapes)
+
+    @cached_property
     def valid_size(self) -> float:
-        return len(self.shapes) * math.prod(d.size for k, d in self.dimensions.items() if not _is_shape(k, d))
+        """Valid points; infinite with a range in one of them."""
+        return sum(self._points_of(shape) for shape in self.shapes)
+
+    def free_of(self, shape: Point) -> Mapping[str, Dimension]:
+        """The other dimensions of points that have a shape."""
+        return {name: d for name, d in self.free.items() if self.conditions.active(name, shape)}
 
     def grid(self) -> Iterator[Point]:
         """Every valid point.
@@ -61,126 +89,100 @@ class Space:
         Raises:
             ConfigError: a range has no grid.
         """
-        rest = {k: d for k, d in self.dimensions.items() if not _is_shape(k, d)}
-        for name, dimension in rest.items():
-            if isinstance(dimension, Range):
+        for name, dimension in self.free.items():
+            if isinstance(dimension, Range) and any(self.conditions.active(name, shape) for shape in self.shapes):
                 raise ConfigError(
                     "is a range, which has no grid",
                     where=f"search.space.{name}",
                     remedy="list its values, or set search.algorithm=random",
                 )
         for shape in self.shapes:
-            for values in itertools.product(*(d.values for d in rest.values() if isinstance(d, Choice))):
-                if self.fits(point := {**shape, **dict(zip(rest, values, strict=True))}):
-                    yield point
+            yield from self.points_with(shape)
+
+    def points_with(self, shape: Point) -> Iterator[Point]:
+        """Every valid point that has a shape; none where a range is part of it."""
+        free = self.free_of(shape)
+        if any(isinstance(d, Range) for d in free.values()):
+            return
+        for values in itertools.product(*(d.values for d in free.values() if isinstance(d, Choice))):
+            if self.fits(point := {**shape, **dict(zip(free, values, strict=True))}):
+                yield point
 
     def random(self, count: int, seed: int) -> list[Point]:
-        """``count`` different valid points (fewer if there are not that many), spread evenly over every dimension.
+        """``count`` different valid points (fewer if there are not that many), spread evenly over every dimension."""
+        return latin_hypercube(self, count, seed)
 
-        A Latin hypercube (McKay, Beckman & Conover 1979): each dimension is cut into ``count`` parts and every part is
-        used once, so that eight trials over six encodings try all six. A point that is invalid or was drawn before
-        makes room for another, first of all for one that has a value which would else not be tried.
-        """
-        generator = np.random.Generator(np.random.Philox(key=name_key("space", seed)))
-        valid = {_frozen(shape) for shape in self.shapes}
-        count = int(min(count, self.valid_size))
-        columns = [dimension.spread(count, generator) for dimension in self.dimensions.values()]
-        drawn = (dict(zip(self.dimensions, values, strict=True)) for values in zip(*columns, strict=True))
-        chosen: dict[frozenset[tuple[str, Any]], Point] = {}
-        chosen |= {_frozen(p): p for p in drawn if _frozen(self._shape_of(p)) in valid and self.fits(p)}
-        tried = frozenset[tuple[str, Any]]().union(*chosen)
-        untried = {item: None for item in self._values() if item not in tried}  # a dict, since a set has no order
-        while len(chosen) < count:
-            points = (self._with_one_of([*untried], generator) for _ in range(_DRAWS))
-            fresh = [p for p in points if _frozen(p) not in chosen and self.fits(p)]
-            if not fresh and untried:  # what is still untried fits into no point that is left
-                untried.clear()
-                continue
-            if not fresh:  # so dense that drawing mostly repeats: the rest comes from the shuffled grid
-                if any(isinstance(d, Range) for d in self.dimensions.values()):
-                    break  # there is none, and hardly a point that fits into memory
-                rest = [point for point in self.grid() if _frozen(point) not in chosen]
-                return [*chosen.values(), *(rest[i] for i in generator.permutation(len(rest))[: count - len(chosen)])]
-            best = max(fresh, key=lambda p: len(untried.keys() & p.items()))
-            chosen[_frozen(best)] = best
-            for item in best.items():
-                untried.pop(item, None)
-        return list(chosen.values())
+    def canonical(self, point: Point) -> Point:
+        """A point without the keys that its own values make meaningless."""
+        kept: dict[str, Any] = {}
+        for name in self.order:
+            if name in point and self.conditions.active(name, kept):
+                kept[name] = point[name]
+        return {name: kept[name] for name in self.dimensions if name in kept}
 
     def fits(self, point: Point) -> bool:
-        """Whether a valid point may fit into the memory that a rank can have."""
-        if not self.tight or _frozen(self._shape_of(point)) not in self.tight:
+        """Whether a valid point is within the limits and may fit into the memory that a rank can have."""
+        if not self.tight or frozen(self.shape_of(point)) not in self.tight:
             return True
-        return over(self.base.with_values(dict(point)), self.rank_memory) is None
+        return self.limits.over(changed(self.base, point)) is None
 
-    def _values(self) -> dict[tuple[str, Any], None]:
-        """Every choice's (key, value) that is part of a valid point."""
-        rest = (
-            (k, v)
-            for k, d in self.dimensions.items()
-            if isinstance(d, Choice) and not _is_shape(k, d)
-            for v in d.values
-        )
-        return dict.fromkeys(itertools.chain(rest, *(shape.items() for shape in self.shapes)))
+    def shape_of(self, point: Point) -> Point:
+        return {name: value for name, value in point.items() if name not in self.free}
 
-    def _with_one_of(self, items: Sequence[tuple[str, Any]], generator: np.random.Generator) -> Point:
-        """A random valid point that has one of the given (key, value), if there are any."""
-        point: dict[str, Any] = {name: d.spread(1, generator)[0] for name, d in self.dimensions.items()}
-        shapes: Sequence[Point] = self.shapes
-        if items:
-            name, value = items[int(generator.integers(len(items)))]
-            point[name] = value
-            shapes = [shape for shape in shapes if shape.get(name, value) == value]
-        return point | dict(shapes[int(generator.integers(len(shapes)))])
-
-    def _shape_of(self, point: Point) -> Point:
-        return {name: value for name, value in point.items() if _is_shape(name, self.dimensions[name])}
+    def _points_of(self, shape: Point) -> float:
+        free = self.free_of(shape)
+        if self.tight and (fitting := self.tight.get(frozen(shape))) is not None:
+            return fitting * math.prod(d.size for name, d in free.items() if name not in MEMORY)
+        return math.prod(d.size for d in free.values())
 
 
 def compile_space(experiment: Experiment, rank_memory: float | None = None) -> Space:
     """Parse and check the space of a resolved experiment; what cannot fit into ``rank_memory`` bytes is not part of it.
 
     Raises:
-        ConfigError: no search section, an unknown key, a malformed dimension, a value that is invalid by itself, or
-            no valid combination at all.
+        ConfigError: no search section, an unknown key, a malformed dimension or condition, a value that is invalid by
+            itself, or no valid combination at all.
     """
-    dimensions = {name: parse_dimension(name, raw) for name, raw in search_of(experiment).space.items()}
-    shape_keys = [name for name, dimension in dimensions.items() if _is_shape(name, dimension)]
-    for name, dimension in dimensions.items():
-        if name not in shape_keys:
-            # A range is tried at its ends and, for the sake of keys that want whole numbers, in between.
-            for value in dimension.values if isinstance(dimension, Choice) else map(dimension.at, (0.0, 0.382, 1.0)):
-                _try(experiment, {name: value})
-    choices = [dimensions[name] for name in shape_keys]
-    combinations = math.prod(c.size for c in choices)
-    if combinations > _MOST_SHAPES:
-        raise ConfigError(
-            f"has {combinations:,.0f} architectures, more than {_MOST_SHAPES:,}",
-            where="search.space",
-            remedy="list fewer model values",
-        )
-    shapes, tight, refused = [], set(), Counter[str]()
-    cheapest, dearest = (_extreme(experiment, dimensions, pick) for pick in (min, max))
-    model = experiment.model.model_dump()
-    for values in itertools.product(*(c.values for c in choices if isinstance(c, Choice))):
-        shape = dict(zip(shape_keys, values, strict=True))
+    dimensions, conditions = _parse(experiment)
+    keys = _shape_keys(dimensions, conditions)
+    free = {name: d for name, d in dimensions.items() if name not in keys}
+    for name, dimension in free.items():
+        # A range is tried at its ends and, for the sake of keys that want whole numbers, in between.
+        for value in dimension.values if isinstance(dimension, Choice) else map(dimension.at, (0.0, 0.382, 1.0)):
+            _try(experiment, {name: value})
+    limits = Limits.of(experiment, rank_memory)
+    shapes, tight, refused = [], dict[Frozen, int](), Counter[str]()
+    size: float = 0
+    architectures = set[Frozen]()
+    costs: list[Architecture] = []
+    within = Within(limits)
+    for shape in _combinations(dimensions, conditions, keys):
+        free_here = {name: d for name, d in free.items() if conditions.active(name, shape)}
+        size += math.prod(d.size for d in free_here.values())
+        model = {name: value for name, value in shape.items() if name.startswith("model.")}
+        architectures.add(frozen(model))
         try:
-            changed = {"model": ModelConfig(**model | {k.removeprefix("model."): v for k, v in shape.items()})}
+            made = changed(experiment, shape)
         except ConfigError as error:
             refused[error.what.split(";")[0]] += 1
             continue
-        if (why := over(cheapest.model_copy(update=changed), rank_memory)) is not None:
+        why, fitting = within.of(made, free_here)
+        if why is not None:
             refused[why] += 1
             continue
-        if over(dearest.model_copy(update=changed), rank_memory) is not None:
-            tight.add(_frozen(shape))
+        if fitting is not None:
+            tight[frozen(shape)] = fitting
         shapes.append(shape)
+        costs.append(Architecture(model, count_parameters(made.model), flops(made.model).training))
     if not shapes:
         reason, _ = refused.most_common(1)[0]
         raise ConfigError(
             f"holds no valid point: {reason}", where="search.space", remedy="change the values so that some fit"
         )
-    return Space(experiment, dimensions, tuple(shapes), dict(refused), rank_memory, frozenset(tight))
+    ends = [pick(costs, key=lambda a: (a.training_flops, a.parameters)) for pick in (min, max)]
+    return Space(
+        experiment, dimensions, conditions, limits, tuple(shapes), dict(refused), tight, size, len(architectures), *ends
+    )
 
 
 def search_of(experiment: Experiment) -> SearchConfig:
@@ -203,27 +205,63 @@ def points_of(experiment: Experiment, space: Space) -> list[Point]:
     return space.random(search.trials, search.seed)
 
 
-def _is_shape(name: str, dimension: Dimension) -> bool:
-    return isinstance(dimension, Choice) and name.startswith("model.")
+def frozen(point: Point) -> Frozen:
+    return frozenset(point.items())
 
 
-def _extreme(experiment: Experiment, dimensions: Mapping[str, Dimension], pick: Callable[..., Any]) -> Experiment:
-    """The experiment with those values of the space that take the least (``min``) or the most (``max``) memory."""
-    values = {
-        name: pick(dimension.values, key=weight)
-        for name, weight in _MEMORY.items()
-        if isinstance(dimension := dimensions.get(name), Choice)
-    }
-    return experiment.with_values(values) if values else experiment
+def _parse(experiment: Experiment) -> tuple[dict[str, Dimension], Conditions]:
+    dimensions, conditions = {}, {}
+    for name, raw in search_of(experiment).space.items():
+        written = raw
+        if isinstance(raw, dict) and "when" in raw:
+            written = {key: value for key, value in raw.items() if key != "when"}
+        dimensions[name] = parse_dimension(name, written)
+        if written is not raw:
+            conditions[name] = parse_condition(name, raw["when"])
+    kept, deciding = settle(experiment, dimensions, conditions)
+    if not kept:
+        raise ConfigError(
+            "searches nothing: by the config's own values no condition holds",
+            where="search.space",
+            remedy="search the keys that the conditions name too, or change their values",
+        )
+    return kept, deciding
+
+
+def _shape_keys(dimensions: Mapping[str, Dimension], conditions: Conditions) -> frozenset[str]:
+    """Keys whose combinations are tried out. How many blocks are frozen depends on how many there are."""
+    architecture = (n for n, d in dimensions.items() if isinstance(d, Choice) and n.startswith("model."))
+    return frozenset(architecture) | (conditions.deciding | {"train.freeze"}) & dimensions.keys()
+
+
+def _combinations(
+    dimensions: Mapping[str, Dimension], conditions: Conditions, keys: frozenset[str]
+) -> list[dict[str, Any]]:
+    """Every combination of the shape's keys once, valid or not."""
+    found: list[dict[str, Any]] = [{}]
+    choices = {name: d for name, d in dimensions.items() if name in keys and isinstance(d, Choice)}
+    for name in (name for name in in_order(dimensions, conditions.by_key) if name in choices):
+        values = choices[name].values
+        active = [conditions.active(name, shape) for shape in found]
+        if sum(len(values) if a else 1 for a in active) > _MOST_SHAPES:
+            upto = "up to " if conditions.by_key.keys() & keys else ""
+            product = math.prod(len(choice.values) for choice in choices.values())
+            raise ConfigError(
+                f"has {upto}{product:,} architectures, more than {_MOST_SHAPES:,}",
+                where="search.space",
+                remedy="list fewer model values",
+            )
+        found = [
+            {**shape, name: value} if a else shape
+            for shape, a in zip(found, active, strict=True)
+            for value in (values if a else values[:1])
+        ]
+    return [{name: shape[name] for name in choices if name in shape} for shape in found]
 
 
 def _try(experiment: Experiment, values: Point) -> None:
     try:
-        experiment.with_values(dict(values))
+        changed(experiment, values)
     except ConfigError as error:
         name = next(iter(values))
         raise ConfigError(error.what, where=f"search.space.{name}", remedy=error.remedy) from None
-
-
-def _frozen(point: Point) -> frozenset[tuple[str, Any]]:
-    return frozenset(point.items())
