@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,11 @@ def test_the_table_shows_the_same(here: Here, digits: Path) -> None:
     assert "architectures 4 of 6 valid" in lines
     assert "refused 2: patch_size 3 does not divide image_size 8" in lines
     assert "trials 3" in lines
+    cheapest = next(line for line in lines if line.startswith("cheapest "))
+    assert re.match(r"cheapest \d\d,\d{3} parameters, 0\.00\d+ GFLOP to train on an image", cheapest)
+    assert cheapest.endswith("(patch_size=2, depth=1)")
+    assert any(line.startswith("dearest ") and line.endswith("(patch_size=1, depth=2)") for line in lines)
+    assert any(re.fullmatch(r"training about \d\S* FLOP, at most \d\S*", line) for line in lines), lines
     assert "scheduler asha" in lines
     assert any(line.startswith("rung epoch 4: about 3 trials") for line in lines)
 

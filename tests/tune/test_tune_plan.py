@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitray.errors import ConfigError, ResourceError
 from vitray.experiment import Experiment
+from vitray.model_size import count_parameters, flops
 from vitray.tune.plan import SweepPlan, plan_sweep
 
 SPACE = {"model.depth": [1, 2, 3], "model.num_heads": [2, 4, 7], "optim.lr": {"log": [1e-3, 1e-2]}}
@@ -95,3 +97,60 @@ def test_the_description_is_plain_data_and_counts_the_space() -> None:
     assert facts["metric"] == "min val/loss"
     discrete = plan(space={"model.depth": [1, 2], "train.mixup": [0.0, 0.1, 0.2]}).describe()
     assert (discrete["points_in_grid"], discrete["valid_points"], discrete["trials"]) == (6, 6, 6)
+
+
+def test_the_cheapest_and_the_dearest_architecture_are_named_with_their_cost() -> None:
+    made = plan()
+    facts = made.describe()
+    costs = {
+        (depth, heads): made.experiment.with_values({"model.depth": depth, "model.num_heads": heads}).model
+        for depth in (1, 2, 3)
+        for heads in (2, 4)
+    }
+    training = {key: flops(model).training for key, model in costs.items()}
+    for end, pick in (("cheapest", min), ("dearest", max)):
+        said: Any = facts[end]
+        key = said["point"]["model.depth"], said["point"]["model.num_heads"]
+        assert said["training_flops_an_image"] == training[key] == pick(training.values())
+        assert said["parameters"] == count_parameters(costs[key])
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 12), st.integers(1, 30), st.integers(1, 9), st.integers(2, 4), st.sampled_from(["asha", "none"]))
+def test_operations_are_at_most_those_of_every_trial_and_fewer_where_trials_are_stopped(
+    trials: int, epochs: int, grace: int, factor: int, scheduler: str
+) -> None:
+    asked = {"grace_epochs": grace, "reduction_factor": factor, "scheduler": scheduler}
+    made = plan(sections={"train.epochs": epochs}, trials=trials, **asked)
+    said: Any = made.describe(100)["training_flops"]
+    each = [flops(made.trial(index).model).training * 100 for index in range(len(made.points))]
+    assert said["at_most"] == sum(each) * epochs
+    begun, expected = 0, 0.0
+    for epoch, count in made.rungs():
+        expected += (epoch - begun) * count * sum(each) / len(each)
+        begun = epoch
+    assert said["expected"] == pytest.approx(expected)
+    assert said["expected"] <= said["at_most"] * (1 + 1e-9)
+
+
+def test_epochs_that_are_searched_count_for_each_trial() -> None:
+    space = {"train.epochs": [2, 4, 50]}
+    one = flops(plan().experiment.model).training
+    full: Any = plan(space=space, algorithm="grid", scheduler="none").describe(10)["training_flops"]
+    assert full == {"expected": one * 10 * 56, "at_most": one * 10 * 56}
+    stopped: Any = plan(space=space, algorithm="grid", grace_epochs=8, sections={"train.epochs": 8}).describe(10)
+    assert stopped["training_flops"] == {"expected": one * 10 * 14, "at_most": one * 10 * 14}, "ASHA ends at epoch 8"
+    assert "training_flops" not in plan().describe(), "how many images there are is not known"
+
+
+def test_a_plan_of_ten_million_points_is_made_at_once() -> None:
+    start = time.process_time()
+    made = plan(
+        space={
+            "model.depth": [1, 2, 3], "model.pos_encoding": ["learned", "relative"], "train.seed": {"int": [0, 999]},
+            "train.global_batch": {"int": [8, 256, 8]}, "optim.lr": {"quant": [0.001, 0.1, 0.001]},
+            "model.registers": {"values": [0, 4], "when": "model.pos_encoding == relative"},
+        },
+    )  # fmt: skip
+    assert made.describe(1000)["points_in_grid"] == 9 * 1000 * 32 * 100
+    assert time.process_time() - start < 2

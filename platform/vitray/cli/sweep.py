@@ -30,7 +30,8 @@ def plan(config: str, overrides: tuple[str, ...], address: str | None, output: s
     from vitray.cluster.launch import Prepared
     from vitray.cluster.launch import plan as plan_only
 
-    facts = plan_only(Prepared.load(config, overrides), address=address).describe()
+    prepared = Prepared.load(config, overrides)
+    facts = plan_only(prepared, address=address).describe(prepared.data.num_samples("train"))
     emit(facts, output, table=lambda: _plan_table(facts))
 
 
@@ -138,15 +139,30 @@ def _plan_table(facts: dict[str, Any]) -> str:
         ("space", f"{many}{valid}"),
         ("architectures", f"{facts['valid_architectures']} of {facts['architectures']} valid"),
         *(("  refused", f"{count}: {reason}") for reason, count in facts["refused"].items()),
+        *((end, _architecture(facts[end])) for end in ("cheapest", "dearest")),
         ("trials", facts["trials"]),
         ("trials at once", facts["trials_at_once"]),
         ("a trial takes", facts["resources_per_trial"]),
         ("metric", facts["metric"]),
         ("scheduler", facts["scheduler"]),
         *(("  rung", f"epoch {r['epoch']}: about {r['trials']} trials") for r in facts["rungs"]),
+        ("training", _training(facts["training_flops"])),
         *(("begins with", line.strip()) for line in facts.get("begins_with", "").splitlines()),
     ]
     return grid(rows, ("what", "value"))
+
+
+def _architecture(facts: dict[str, Any]) -> str:
+    point = ", ".join(f"{name.split('.', 1)[1]}={value}" for name, value in facts["point"].items())
+    cost = (
+        f"{facts['parameters']:,} parameters, {facts['training_flops_an_image'] / 1e9:.3g} GFLOP to train on an image"
+    )
+    return f"{cost} ({point})" if point else cost
+
+
+def _training(flops: dict[str, float]) -> str:
+    expected, most = flops["expected"], flops["at_most"]
+    return f"{most:.3g} FLOP" if expected == most else f"about {expected:.3g} FLOP, at most {most:.3g}"
 
 
 def _ended(state: dict[str, Any]) -> int:

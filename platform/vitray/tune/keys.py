@@ -67,7 +67,7 @@ def changed(experiment: Experiment, values: Point) -> Experiment:
 
 
 def _built(section: Any, values: Mapping[tuple[str, ...], Any]) -> Any:
-    fields = dict(section) if isinstance(section, Section) else {}
+    fields = dict(vars(section)) if isinstance(section, Section) else {}
     below: dict[str, dict[tuple[str, ...], Any]] = {}
     for (head, *rest), value in values.items():
         if rest:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from vitray.errors import ConfigError
 from vitray.experiment import Experiment, SearchConfig
+from vitray.model_size import flops
 from vitray.train.resources import GroupPlan, Room, plan_groups
-from vitray.tune.space import Point, Space, compile_space, points_of, search_of
+from vitray.tune.keys import Point, changed
+from vitray.tune.space import Architecture, Space, compile_space, points_of, search_of
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,11 @@ class SweepPlan:
         counts = [max(1, len(self.points) // search.reduction_factor**i) for i in range(len(rungs) + 1)]
         return list(zip([*rungs, epochs], counts, strict=True))
 
-    def describe(self) -> dict[str, object]:
-        """The plan as plain values, in the order in which a person wants them."""
+    def describe(self, images: int | None = None) -> dict[str, object]:
+        """The plan as plain values, in the order in which a person wants them.
+
+        ``images`` of the train split, where they are known, tell the operations of the whole training.
+        """
         search = self.search
         return {
             "space": dict(search.space),
@@ -54,14 +59,48 @@ class SweepPlan:
             "architectures": len(self.space.shapes) + sum(self.space.refused.values()),
             "valid_architectures": len(self.space.shapes),
             "refused": dict(self.space.refused),
+            "cheapest": _facts(self.space.cheapest),
+            "dearest": _facts(self.space.dearest),
             "trials": len(self.points),
             "resources_per_trial": self.groups.describe(),
             "trials_at_once": min(self.groups.groups, len(self.points)),
             "scheduler": search.scheduler,
             "rungs": [{"epoch": epoch, "trials": count} for epoch, count in self.rungs()],
             "metric": f"{search.mode} {search.metric}",
+            **({"training_flops": training_flops(self, images)} if images is not None else {}),
             **({"begins_with": self.weights} if self.weights else {}),
         }
+
+
+def training_flops(plan: SweepPlan, images: int) -> dict[str, float]:
+    """Floating-point operations of all trials: ``expected`` by the rungs, and ``at_most``, all to the last epoch.
+
+    Which trials reach a rung is not known before, so each counts with the mean of all.
+    """
+    costs = []  # a trial's operations an epoch, and its epochs
+    last = plan.experiment.train.epochs
+    for point in plan.points:
+        trial = changed(plan.experiment, point)
+        # ASHA ends every trial with the config's last epoch, whatever its own is.
+        epochs = trial.train.epochs if plan.search.scheduler == "none" else min(trial.train.epochs, last)
+        costs.append((flops(trial.model).training * images, epochs))
+    at_most = sum(cost * epochs for cost, epochs in costs)
+    if plan.search.scheduler == "none":
+        return {"expected": at_most, "at_most": at_most}
+    expected, begin = 0.0, 0
+    for end, trials in plan.rungs():
+        spent = sum(cost * max(0, min(end, epochs) - begin) for cost, epochs in costs)
+        expected += spent * trials / len(costs)
+        begin = end
+    return {"expected": expected, "at_most": at_most}
+
+
+def _facts(architecture: Architecture) -> dict[str, object]:
+    return {
+        "point": dict(architecture.point),
+        "parameters": architecture.parameters,
+        "training_flops_an_image": architecture.training_flops,
+    }
 
 
 def plan_sweep(
