@@ -19,6 +19,8 @@ from vitray.models.package import PackageInfo, load_package, save_package
 from vitray.models.pretrained import Pretrained, load_pretrained, weights_digest
 from vitray.models.resize import resize_table
 
+pytestmark = pytest.mark.slow
+
 SHAPE: dict[str, Any] = {
     "image_size": 32,
     "patch_size": 8,

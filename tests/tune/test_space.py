@@ -82,6 +82,7 @@ def test_the_grid_is_what_brute_force_finds(raw: dict[str, list[Any]]) -> None:
     assert (sum(space.refused.values()) + len(space.shapes)) * rest == space.size
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(discrete_spaces, st.integers(1, 60), st.integers(0, 5), st.booleans())
 def test_random_points_are_valid_different_and_as_many_as_there_can_be(
@@ -152,6 +153,7 @@ def test_other_seeds_give_other_points() -> None:
     assert frozen(space.random(5, 0)).isdisjoint(frozen(space.random(5, 1)))
 
 
+@pytest.mark.slow
 def test_a_large_space_is_sampled_at_once() -> None:
     start = time.process_time()
     space = space_of(

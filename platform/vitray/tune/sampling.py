@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vitray.data.rng import key as name_key
-from vitray.tune.dimensions import Choice, Range
+from vitray.tune.dimensions import Choice
 from vitray.tune.keys import Point
 
 if TYPE_CHECKING:
     from vitray.tune.space import Space
 
 _DRAWS = 16
-_LAST_DRAWS = 256  # for a range of which hardly a part is valid
+_LAST_DRAWS = 256  # where hardly a part is valid
+_MOST_LISTED = 20_000
 Item = tuple[str, Any]
 
 
@@ -106,12 +108,16 @@ class _Sampler:
         return self._having[item]
 
     def _rest(self, count: int) -> None:
-        """Fill up from the points that can be listed, in random order, and then from those with a range."""
+        """Fill up from the points that can be listed, in random order, and then from those that are too many for it."""
         space, chosen = self._space, self._chosen
-        listed = (point for shape in space.shapes for point in space.points_with(shape))
-        rest = [point for point in listed if frozenset(point.items()) not in chosen]
-        for i in self._generator.permutation(len(rest))[: count - len(chosen)]:
-            chosen[frozenset(rest[i].items())] = rest[i]
-        endless = [s for s in space.shapes if any(isinstance(d, Range) for d in space.free_of(s).values())]
+        sizes = [math.prod(d.size for d in space.free_of(shape).values()) for shape in space.shapes]  # fitting or not
+        if sum(size for size in sizes if math.isfinite(size)) <= _MOST_LISTED:
+            listed = (point for shape in space.shapes for point in space.points_with(shape))
+            rest = [point for point in listed if frozenset(point.items()) not in chosen]
+            for i in self._generator.permutation(len(rest))[: count - len(chosen)]:
+                chosen[frozenset(rest[i].items())] = rest[i]
+            endless = [shape for shape, size in zip(space.shapes, sizes, strict=True) if math.isinf(size)]
+        else:
+            endless = list(space.shapes)
         while endless and len(chosen) < count and (fresh := self._fresh(endless, [], _LAST_DRAWS)):
             chosen[frozenset(fresh[0].items())] = fresh[0]

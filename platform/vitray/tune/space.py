@@ -27,7 +27,7 @@ from vitray.tune.limits import MEMORY, Limits, Within
 from vitray.tune.sampling import latin_hypercube
 
 Frozen = frozenset[tuple[str, Any]]
-_MOST_SHAPES = 20_000  # trying them all out takes under two seconds
+_MOST_SHAPES = 20_000  # trying them all out takes two to four seconds
 
 
 @dataclass(frozen=True)
