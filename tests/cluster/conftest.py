@@ -1,12 +1,27 @@
-"""One real head for the tests of this folder: it takes seven seconds to start."""
+"""A project of digits, and one real head for the tests of this folder: it takes seven seconds to start."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from ray_head import Head
+
+from vitray.cluster.machine import Machine
+
+
+@pytest.fixture
+def project(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: a config of digits without a model, ``c.yaml``, and a machine that can hold its sweep."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Machine, "here", classmethod(lambda cls: cls(cpus=4, gpus=0)))
+    (tmp_path / "ds").symlink_to(digits)
+    (tmp_path / "c.yaml").write_text(
+        "data: {path: ds}\ncluster: {use_gpu: false}\nsearch: {space: {train.seed: [0, 1]}, trials: 9}\n"
+    )
+    return tmp_path
 
 
 @pytest.fixture(scope="package")

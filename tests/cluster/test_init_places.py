@@ -11,7 +11,6 @@ import torch
 from vitray.cli import main
 from vitray.cluster import launch
 from vitray.cluster.launch import Prepared
-from vitray.cluster.machine import Machine
 from vitray.errors import CheckpointError, ConfigError
 from vitray.experiment import Experiment, ModelConfig
 from vitray.models import VisionTransformer
@@ -27,17 +26,14 @@ TEN = tuple("0123456789")
 
 
 @pytest.fixture
-def folder(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(project: Path) -> Path:
     """A project with a config for digits of 8 x 8 pixels, and a machine that can hold a sweep."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Machine, "here", classmethod(lambda cls: cls(cpus=4, gpus=0)))
-    (tmp_path / "ds").symlink_to(digits)
-    (tmp_path / "c.yaml").write_text(
-        "data: {path: ds}\ncluster: {use_gpu: false}\nsearch: {space: {train.seed: [0, 1]}, trials: 9}\n"
-        "model: {patch_size: 2, embed_dim: 16, depth: 2, num_heads: 2, pos_encoding: rope_2d}\n"
-        "train: {init_from: model}\n"
-    )
-    return tmp_path
+    with (project / "c.yaml").open("a") as config:
+        config.write(
+            "model: {patch_size: 2, embed_dim: 16, depth: 2, num_heads: 2, pos_encoding: rope_2d}\n"
+            "train: {init_from: model}\n"
+        )
+    return project
 
 
 def package(folder: Path, **changes: Any) -> Path:

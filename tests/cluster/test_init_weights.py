@@ -19,7 +19,6 @@ from vitray.cli import main
 from vitray.cluster import launch
 from vitray.cluster.launch import Prepared, TrainWatcher
 from vitray.cluster.local import Cluster
-from vitray.cluster.machine import Machine
 from vitray.errors import ConfigError, DataError
 from vitray.experiment import Experiment, ModelConfig
 from vitray.home import Home
@@ -34,16 +33,11 @@ TEN = tuple("0123456789")
 
 
 @pytest.fixture
-def folder(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(project: Path) -> Path:
     """A project with a config for digits; no cluster can start in it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Machine, "here", classmethod(lambda cls: cls(cpus=4, gpus=0)))
-    (tmp_path / "ds").symlink_to(digits)
-    (tmp_path / "c.yaml").write_text(
-        "data: {path: ds}\ncluster: {use_gpu: false}\nsearch: {space: {train.seed: [0, 1]}, trials: 2}\n"
-        "model: {patch_size: 4, embed_dim: 16, depth: 2, num_heads: 2, pos_encoding: rope_2d}\n"
-    )
-    return tmp_path
+    with (project / "c.yaml").open("a") as config:
+        config.write("model: {patch_size: 4, embed_dim: 16, depth: 2, num_heads: 2, pos_encoding: rope_2d}\n")
+    return project
 
 
 def package(folder: Path, classes: tuple[str, ...] = TEN, seed: int = 0, **changes: Any) -> Path:

@@ -36,14 +36,13 @@ def cost(config: str, overrides: tuple[str, ...], batch: int | None, device: str
 def _resolved(config: str, overrides: tuple[str, ...]) -> tuple[Experiment, int | None]:
     """The experiment, and how many images it trains on where the data are there."""
     from vitray.cluster.launch import Prepared
+    from vitray.cluster.weights import with_weights
     from vitray.errors import DataError
     from vitray.experiment import Experiment
 
     experiment = Experiment.load(config, overrides)
     model, size = experiment.model, experiment.data.image_size or experiment.model.image_size
     if size is not None and model.in_chans is not None and model.num_classes is not None:
-        from vitray.cluster.weights import with_weights
-
         given = with_weights(experiment)  # which know their model
         return given.resolve(image_size=size, in_chans=model.in_chans, num_classes=model.num_classes), None
     try:
@@ -69,9 +68,7 @@ def _facts(experiment: Experiment, images: int | None, batch: int | None, device
     from vitray.models.cost import memory
     from vitray.train.precision import precision_of
 
-    kind = torch.device(device)
-    usual = device == "cuda" and experiment.train.precision == "auto" and not torch.cuda.is_available()
-    precision = "bfloat16" if usual else precision_of(experiment, kind)
+    precision = precision_of(experiment, torch.device(device))
     model, operations = experiment.model, flops(experiment.model)
     taken = memory(model, batch, precision, "cuda" if device == "cuda" else "cpu")
     have = here.gpu_memory if device == "cuda" else here.node_memory

@@ -20,7 +20,8 @@ def precision_of(experiment: Experiment, device: torch.device) -> Precision:
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        # Of a GPU that is elsewhere nothing is known; all since 2020 have it.
+        return "bfloat16" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported() else "float32"
     units = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "bfloat16" if units and experiment.model.embed_dim >= _NARROW else "float32"
 
