@@ -25,6 +25,7 @@ LEAVES = {
     "model_config",
     "model_size",
     "augment_config",
+    "search_config",
     "config_base",
     "overrides",
 }
@@ -37,10 +38,11 @@ MAY_IMPORT = {
     "environment": set(),
     "config_base": {"errors"},
     "augment_config": {"config_base"},
+    "search_config": {"config_base"},
     "model_config": {"config_base", "errors"},
     "model_size": {"model_config"},
     "overrides": {"config_base", "errors"},
-    "experiment": {"augment_config", "config_base", "model_config", "overrides", "errors"},
+    "experiment": {"augment_config", "config_base", "model_config", "search_config", "overrides", "errors"},
     "data": LEAVES,
     "models": LEAVES,
     "tracking": LEAVES | {"data"},  # the input example of a registered model is encoded as data are

@@ -18,6 +18,7 @@ from vitray.augment_config import AugmentConfig
 from vitray.config_base import ImageSize, Positive, Probability, Section
 from vitray.errors import ConfigError
 from vitray.model_config import ModelConfig, sides
+from vitray.search_config import SearchConfig
 
 
 class DataConfig(Section):
@@ -103,40 +104,6 @@ class ClusterConfig(Section):
         if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
             raise ValueError(f"workers must be [min, max] with min <= max, not {list(self.workers)}")
         return self
-
-
-class LimitsConfig(Section):
-    """What is no part of a sweep's space: models of more ``parameters``, that take more ``gflops`` (forward, an image)
-    or, at the least, more ``memory_gib`` for a rank's training step."""
-
-    parameters: Annotated[float, Field(gt=0)] | None = None
-    gflops: Annotated[float, Field(gt=0)] | None = None
-    memory_gib: Annotated[float, Field(gt=0)] | None = None
-
-
-class SearchConfig(Section):
-    """A sweep: the space and its limits, how it is searched, and what counts as best."""
-
-    space: dict[str, Any]
-    limits: LimitsConfig = LimitsConfig()
-    trials: Positive = 16
-    algorithm: Literal["grid", "random"] = "random"
-    scheduler: Literal["none", "asha"] = "asha"
-    grace_epochs: Positive = 5
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
-    metric: Literal["val/accuracy", "val/loss", "train/loss"] = "val/accuracy"
-    mode: Literal["max", "min"] = "max"
-    seed: Annotated[int, Field(ge=0)] = 0
-    concurrent: Positive | Literal["auto"] = "auto"
-    retrain: bool = True
-    retrain_epochs: Positive | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _less_loss_is_better(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "mode" not in values and str(values.get("metric")).endswith("loss"):
-            return {**values, "mode": "min"}
-        return values
 
 
 class TrackingConfig(Section):

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 from vitray.errors import ConfigError
-from vitray.experiment import Experiment, SearchConfig
+from vitray.experiment import Experiment
 from vitray.model_size import flops
+from vitray.search_config import SearchConfig
 from vitray.train.resources import GroupPlan, Room, plan_groups
 from vitray.tune.keys import Point, changed
 from vitray.tune.space import Architecture, Space, compile_space, points_of, search_of

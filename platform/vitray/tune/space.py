@@ -18,8 +18,9 @@ from functools import cached_property
 from typing import Any
 
 from vitray.errors import ConfigError
-from vitray.experiment import Experiment, SearchConfig
+from vitray.experiment import Experiment
 from vitray.model_size import count_parameters, flops
+from vitray.search_config import SearchConfig
 from vitray.tune.conditions import Conditions, in_order, parse_condition, settle
 from vitray.tune.dimensions import Choice, Dimension, Range, parse_dimension
 from vitray.tune.keys import Point, changed

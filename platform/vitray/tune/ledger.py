@@ -1,0 +1,127 @@
+"""A sweep's memory on disk: one line for everything that happened to its trials, only ever appended to.
+
+The records of the trials are a fold over it, while the sweep runs and after a restart alike, so that what was known
+when the driver died is what is known when it comes back. Lines reach the operating system before anything follows
+from them; they survive the death of the process, not a power cut. A torn last line is dropped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from vitray.errors import ConfigError
+from vitray.tune.record import TrialRecord
+
+FILE = "ledger.jsonl"
+_LOCK = "lock"
+
+
+class Ledger:
+    """The open ledger of a sweep that runs. One process at a time has it.
+
+    Raises:
+        ConfigError: another process runs this sweep.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / _LOCK).open("a")
+        if not _take(self._lock.fileno()):
+            self._lock.close()
+            raise ConfigError(
+                "is running in another process", where=folder.name, remedy="wait for it, or stop it with Ctrl-C"
+            )
+        path = folder / FILE
+        self.records, whole = _fold(path)
+        self._file = path.open("ab")
+        self._file.truncate(whole)
+
+    def append(self, event: str, index: int, **facts: Any) -> TrialRecord:
+        """Write an event of a trial and apply it to its record; ``at`` is now unless given."""
+        line = {"event": event, "index": index, "at": time.time(), **facts}
+        self._file.write(json.dumps(line, default=str).encode() + b"\n")
+        self._file.flush()
+        return _apply(self.records, line)
+
+    def close(self) -> None:
+        """Let another process have it."""
+        self._file.close()
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def read_records(folder: Path) -> list[TrialRecord]:
+    """What is known of a sweep's trials, by index; an empty list where nothing began."""
+    return list(_fold(folder / FILE)[0].values())
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process of this machine has the ledger open."""
+    try:
+        with (folder / _LOCK).open("a") as lock:
+            return not _take(lock.fileno())
+    except OSError:
+        return False
+
+
+def _fold(path: Path) -> tuple[dict[int, TrialRecord], int]:
+    """The records, and how many bytes of the file are whole lines."""
+    records: dict[int, TrialRecord] = {}
+    whole = 0
+    for line, event in _lines(path):
+        _apply(records, event)
+        whole += len(line)
+    return records, whole
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for line in file:
+            try:
+                event = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                event = None
+            if not isinstance(event, dict):
+                return  # torn: the process died while it wrote
+            yield line, event
+
+
+def _apply(records: dict[int, TrialRecord], event: Mapping[str, Any]) -> TrialRecord:
+    index = int(event["index"])
+    if event["event"] == "trial":
+        records[index] = TrialRecord(
+            index,
+            event["name"],
+            event["point"],
+            kind=event.get("kind", "search"),
+            repeats=event.get("repeats"),
+            values=event["values"],
+        )
+    else:
+        records[index].apply(event)
+    return records[index]
+
+
+def _take(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    os.set_inheritable(descriptor, False)
+    return True
