@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,24 @@ class Choice:
     def size(self) -> float:
         return len(self.values)
 
+    @cached_property
+    def numeric(self) -> bool:
+        """Whether the values have an order and a distance."""
+        return all(_is_number(value) for value in self.values)
+
+    @cached_property
+    def ordered(self) -> tuple[Any, ...]:
+        """Numbers in rising order; other values as they are written."""
+        return tuple(sorted(self.values)) if self.numeric else self.values
+
+    @cached_property
+    def places(self) -> Mapping[Any, int]:
+        """Where each value is in :attr:`ordered`."""
+        return {value: place for place, value in enumerate(self.ordered)}
+
+    def holds(self, value: Any) -> bool:
+        return value in self.places
+
     def spread(self, count: int, generator: np.random.Generator) -> list[Any]:
         """``count`` values in random order: each as often as any other (but for one), or in even steps."""
         n = len(self.values)
@@ -61,6 +80,9 @@ class Range:
     @property
     def size(self) -> float:
         return math.inf
+
+    def holds(self, value: Any) -> bool:
+        return _is_number(value) and self.low <= value <= self.high
 
     def spread(self, count: int, generator: np.random.Generator) -> list[float]:
         """``count`` values in random order, one in each ``count``-th of the range."""

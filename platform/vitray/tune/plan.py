@@ -35,7 +35,11 @@ class SweepPlan:
 
     def trial_name(self, index: int) -> str:
         """Deterministic: the same point at the same place has the same name."""
-        return f"trial-{index:04d}-{self.trial(index).identity[:8]}"
+        return self.name_of(index, self.points[index])
+
+    def name_of(self, index: int, values: Point) -> str:
+        """As :meth:`trial_name`, of a trial with these values of config keys."""
+        return f"trial-{index:04d}-{changed(self.experiment, values).identity[:8]}"
 
     def rungs(self) -> list[tuple[int, int]]:
         """ASHA's rungs as (epoch, trials expected to get there); one rung at the end without it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,11 +31,16 @@ def latin_hypercube(space: Space, count: int, seed: int) -> list[Point]:
     return _Sampler(space, seed).points(int(min(count, space.valid_size)))
 
 
+def another_point(space: Space, known: Iterable[Point], seed: int) -> Point | None:
+    """A random valid point that is none of the known ones; None where there is none left."""
+    return _Sampler(space, seed, known).another()
+
+
 class _Sampler:
-    def __init__(self, space: Space, seed: int) -> None:
+    def __init__(self, space: Space, seed: int, known: Iterable[Point] = ()) -> None:
         self._space = space
         self._generator = np.random.Generator(np.random.Philox(key=name_key("space", seed)))
-        self._chosen: dict[frozenset[Item], Point] = {}
+        self._chosen: dict[frozenset[Item], Point] = {frozenset(point.items()): point for point in known}
         self._having: dict[Item, Sequence[Point]] = {}
 
     def points(self, count: int) -> list[Point]:
@@ -58,6 +63,13 @@ class _Sampler:
             for item in best.items():
                 untried.pop(item, None)
         return list(chosen.values())
+
+    def another(self) -> Point | None:
+        if fresh := self._fresh(self._space.shapes, [], _DRAWS):
+            return fresh[0]
+        known = len(self._chosen)
+        self._rest(known + 1)
+        return list(self._chosen.values())[known] if len(self._chosen) > known else None
 
     def _columns(self, count: int) -> list[Point]:
         """The hypercube, valid or not; a key with a condition is spread over the points that it is part of."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,9 +25,10 @@ from vitray.tune.conditions import Conditions, in_order, parse_condition, settle
 from vitray.tune.dimensions import Choice, Dimension, Range, parse_dimension
 from vitray.tune.keys import Point, changed
 from vitray.tune.limits import MEMORY, Limits, Within
-from vitray.tune.sampling import latin_hypercube
+from vitray.tune.sampling import another_point, latin_hypercube
 
 Frozen = frozenset[tuple[str, Any]]
+_ABSENT = object()
 _MOST_SHAPES = 20_000  # trying them all out takes two to four seconds
 
 
@@ -113,6 +114,10 @@ class Space:
         """``count`` different valid points (fewer if there are not that many), spread evenly over every dimension."""
         return latin_hypercube(self, count, seed)
 
+    def another(self, known: Iterable[Point], seed: int) -> Point | None:
+        """A random valid point that is none of the known ones; None where there is none left."""
+        return another_point(self, known, seed)
+
     def canonical(self, point: Point) -> Point:
         """A point without the keys that its own values make meaningless."""
         kept: dict[str, Any] = {}
@@ -120,6 +125,22 @@ class Space:
             if name in point and self.conditions.active(name, kept):
                 kept[name] = point[name]
         return {name: kept[name] for name in self.dimensions if name in kept}
+
+    def point_in(self, values: Mapping[str, Any]) -> Point | None:
+        """The point of this space that config values are, by dotted key and as JSON may hold them; None if none is."""
+        kept: dict[str, Any] = {}
+        for name in self.order:
+            if not self.conditions.active(name, kept):
+                continue
+            value = _hashed(values.get(name, _ABSENT))
+            if not self.dimensions[name].holds(value):
+                return None
+            kept[name] = value
+        return self.canonical(kept) if self.holds(kept) else None
+
+    def holds(self, point: Point) -> bool:
+        """Whether a canonical point is valid."""
+        return frozen(self.shape_of(point)) in self.valid_shapes and self.fits(point)
 
     def fits(self, point: Point) -> bool:
         """Whether a valid point is within the limits and may fit into the memory that a rank can have."""
@@ -208,6 +229,11 @@ def points_of(experiment: Experiment, space: Space) -> list[Point]:
 
 def frozen(point: Point) -> Frozen:
     return frozenset(point.items())
+
+
+def _hashed(value: Any) -> Any:
+    """A value as a point holds it: JSON knows no tuples."""
+    return tuple(map(_hashed, value)) if isinstance(value, list | tuple) else value
 
 
 def _parse(experiment: Experiment) -> tuple[dict[str, Dimension], Conditions]:

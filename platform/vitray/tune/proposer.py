@@ -1,0 +1,79 @@
+"""What a sweep tries next, given everything that is known of its trials.
+
+The answer is a function of the plan, the earlier trials and the records alone: a sweep that was killed and goes on in
+another process proposes the very points that it would have proposed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from vitray.data.rng import key
+from vitray.tune.keys import Point
+from vitray.tune.record import TrialRecord
+from vitray.tune.space import Space, frozen
+
+if TYPE_CHECKING:
+    from vitray.tune.plan import SweepPlan
+
+
+class Proposer(Protocol):
+    """Decides on the next point."""
+
+    def propose(self, records: Sequence[TrialRecord]) -> Point | None:
+        """A valid point that no record has; None where the search is through.
+
+        ``records``: those that search, by index, running ones too.
+        """
+
+
+def make_proposer(plan: SweepPlan, earlier: Sequence[TrialRecord] = ()) -> Proposer:
+    """The proposer of ``search.algorithm``. ``earlier``: trials of another sweep, by points of this space."""
+    if plan.search.algorithm in ("grid", "random"):
+        return Listed(plan, earlier)
+    from vitray.tune.searcher import Searcher  # Optuna, which a plan has no need of
+
+    return Searcher(plan, earlier)
+
+
+class Listed:
+    """Proposes the plan's points in order, without those that an earlier sweep has tried; others take their place."""
+
+    def __init__(self, plan: SweepPlan, earlier: Sequence[TrialRecord] = ()) -> None:
+        tried = {frozen(point) for record in earlier if (point := plan.space.point_in(record.point)) is not None}
+        self._space = plan.space
+        fresh = (point for point in _candidates(plan, tried) if frozen(point) not in tried)
+        self._points = list(itertools.islice(fresh, plan.search.trials)) if tried else list(plan.points)
+
+    def propose(self, records: Sequence[TrialRecord]) -> Point | None:
+        known = points_of_records(self._space, records)
+        # By place and not by point alone: PBT changes points, and what was begun with is then in no record.
+        rest = self._points[len(records) :]
+        return next((point for point in rest if frozen(point) not in known), None)
+
+
+def points_of_records(space: Space, records: Sequence[TrialRecord]) -> dict[frozenset[tuple[str, object]], Point]:
+    """The points of records, each once; a ledger that was read has lists where points have tuples."""
+    points = (space.point_in(record.point) for record in records)
+    return {frozen(point): point for point in points if point is not None}
+
+
+def proposal_seed(seed: int, number: int) -> int:
+    """A seed of 32 bits for one proposal of a sweep."""
+    return key("proposal", seed, number) % 2**32
+
+
+def _candidates(plan: SweepPlan, tried: set[frozenset[tuple[str, object]]]) -> Iterator[Point]:
+    if plan.search.algorithm == "grid":
+        yield from plan.space.grid()
+        return
+    yield from plan.points
+    known = [dict(point) for point in tried] + list(plan.points)
+    for number in itertools.count():
+        point = plan.space.another(known, proposal_seed(plan.search.seed, number))
+        if point is None:
+            return
+        known.append(point)
+        yield point
