@@ -7,13 +7,13 @@ another process proposes the very points that it would have proposed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from vitray.data.rng import key
 from vitray.tune.keys import Point
 from vitray.tune.record import TrialRecord
-from vitray.tune.space import Space, frozen
+from vitray.tune.space import Frozen, Space, frozen
 
 if TYPE_CHECKING:
     from vitray.tune.plan import SweepPlan
@@ -43,21 +43,35 @@ class Listed:
 
     def __init__(self, plan: SweepPlan, earlier: Sequence[TrialRecord] = ()) -> None:
         tried = {frozen(point) for record in earlier if (point := plan.space.point_in(record.point)) is not None}
-        self._space = plan.space
+        self._known = Points(plan.space)
         fresh = (point for point in _candidates(plan, tried) if frozen(point) not in tried)
         self._points = list(itertools.islice(fresh, plan.search.trials)) if tried else list(plan.points)
 
     def propose(self, records: Sequence[TrialRecord]) -> Point | None:
-        known = points_of_records(self._space, records)
+        known = self._known.of(records)
         # By place and not by point alone: PBT changes points, and what was begun with is then in no record.
         rest = self._points[len(records) :]
         return next((point for point in rest if frozen(point) not in known), None)
 
 
-def points_of_records(space: Space, records: Sequence[TrialRecord]) -> dict[frozenset[tuple[str, object]], Point]:
-    """The points of records, each once; a ledger that was read has lists where points have tuples."""
-    points = (space.point_in(record.point) for record in records)
-    return {frozen(point): point for point in points if point is not None}
+class Points:
+    """The points of records, each read once; a ledger that was read has lists where points have tuples."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._read: dict[int, tuple[Point, Frozen, Point]] = {}
+
+    def of(self, records: Iterable[TrialRecord]) -> dict[Frozen, Point]:
+        """Different ones, by what they hold."""
+        found = {}
+        for record in records:
+            read = self._read.get(record.index)
+            if read is None or read[0] is not record.point:
+                if (point := self._space.point_in(record.point)) is None:
+                    continue
+                read = self._read[record.index] = record.point, frozen(point), point
+            found[read[1]] = read[2]
+        return found
 
 
 def proposal_seed(seed: int, number: int) -> int:
@@ -65,7 +79,7 @@ def proposal_seed(seed: int, number: int) -> int:
     return key("proposal", seed, number) % 2**32
 
 
-def _candidates(plan: SweepPlan, tried: set[frozenset[tuple[str, object]]]) -> Iterator[Point]:
+def _candidates(plan: SweepPlan, tried: set[Frozen]) -> Iterator[Point]:
     if plan.search.algorithm == "grid":
         yield from plan.space.grid()
         return

@@ -10,25 +10,50 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from optuna import Study
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.trial import FrozenTrial
 
 from vitray.search_config import HIGHER_IS_BETTER
 from vitray.tune.history import Direction, History, Outcome
 from vitray.tune.keys import Point, changed
 from vitray.tune.pareto import objective_values
-from vitray.tune.proposer import points_of_records, proposal_seed
+from vitray.tune.proposer import Points, proposal_seed
 from vitray.tune.record import TrialRecord
 from vitray.tune.space import Frozen, frozen
-from vitray.tune.suggest import suggested
+from vitray.tune.suggest import distributions, suggested
 
 if TYPE_CHECKING:
     from vitray.tune.plan import SweepPlan
 
 _ASKS = 16  # a sampler that was refused so often is stuck
 _FEW, _MANY = 10, 50  # TPE's trials before it begins to guide; NSGA-II's largest generation
+
+
+class _Tpe(TPESampler):
+    """TPE over keys that every trial has, which it would else look up in all of them each time."""
+
+    def __init__(self, together: dict[str, BaseDistribution], **options: Any) -> None:
+        super().__init__(multivariate=True, **options)
+        self._together = together
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._together
+
+
+class _Nsga2(NSGAIISampler):
+    """NSGA-II over keys that every trial has."""
+
+    def __init__(self, together: dict[str, BaseDistribution], **options: Any) -> None:
+        super().__init__(**options)
+        self._together = together
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._together
 
 
 class Searcher:
@@ -40,7 +65,8 @@ class Searcher:
     def __init__(self, plan: SweepPlan, earlier: Sequence[TrialRecord] = ()) -> None:
         self._plan, self._search, self._space = plan, plan.search, plan.space
         usable = [record for record in earlier if plan.space.point_in(record.point) is not None]
-        self._tried = points_of_records(plan.space, usable)
+        self._points = Points(plan.space)
+        self._tried = Points(plan.space).of(usable)
         trials = self._search.trials
         # With few trials, an even half of them may be guided; three in four by generations.
         self._begin = max(2, min(_FEW, trials // 2) if self._search.algorithm == "tpe" else min(_MANY, trials // 4))
@@ -50,11 +76,12 @@ class Searcher:
             directions: list[Direction] = ["maximize" if self._search.mode == "max" else "minimize"]
         else:
             directions = ["maximize" if o in HIGHER_IS_BETTER else "minimize" for o in self._search.objectives]
+        self._together = {n: d for n, d in sorted(distributions(plan.space).items()) if not d.single()}
         outcome = self._of_one if self._search.algorithm == "tpe" else self._of_several
         self._history = History(plan.space, directions, outcome, usable, self._begin)
 
     def propose(self, records: Sequence[TrialRecord]) -> Point | None:
-        known = self._tried | points_of_records(self._space, records)
+        known = self._tried | self._points.of(records)
         if len(records) >= self._search.trials or len(known) >= self._space.valid_size:
             return None
         for point in self._spread if len(records) < len(self._spread) else ():
@@ -80,17 +107,13 @@ class Searcher:
 
     def _sampler(self, seed: int) -> BaseSampler:
         if self._search.algorithm == "nsga2":
-            return NSGAIISampler(population_size=self._begin, seed=seed)
+            return _Nsga2(self._together, population_size=self._begin, seed=seed)
+        if not self._space.conditions.by_key:
+            return _Tpe(self._together, n_startup_trials=self._begin, seed=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            # Groups: keys that are always searched together are drawn together, which conditions want.
-            return TPESampler(
-                seed=seed,
-                n_startup_trials=self._begin,
-                multivariate=True,
-                group=bool(self._space.conditions.by_key),
-                constant_liar=True,
-            )
+            # Keys that are always part of a point together are drawn together.
+            return TPESampler(n_startup_trials=self._begin, multivariate=True, group=True, seed=seed)
 
     def _of_one(self, record: TrialRecord) -> Outcome:
         metric, mode = self._search.metric, self._search.mode
