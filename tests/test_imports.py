@@ -106,7 +106,7 @@ def test_the_parts_below_training_do_not_know_each_other_in_a_circle() -> None:
 
 def test_within_tune_only_promote_uses_inference() -> None:
     users = [u for u in users_of("vitray.inference") if u.startswith("tune/")]
-    assert users == ["tune/promote.py"]
+    assert users == ["tune/promote.py", "tune/promote_champion.py", "tune/promote_pictures.py"]
 
 
 def test_ray_tune_is_imported_in_tune_alone() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,35 +15,42 @@ from vitray.data.images import ShardedImages
 from vitray.errors import DataError
 from vitray.models.package import load_package
 from vitray.models.preprocess import normalise
-from vitray.train.evaluate import confusion
+from vitray.train.evaluate import predictions
+from vitray.train.intervals import wilson
 
 _BATCH = 256
 
 
 @dataclass(frozen=True)
 class Score:
-    """``confusion`` int64 (true class, predicted class); ``interval`` is accuracy's 95 % Wilson interval."""
+    """``rows`` (sample ids in the split), ``labels`` and ``predicted`` (indices of classes): int64 (samples,)."""
 
     split: str
     classes: tuple[str, ...]
-    confusion: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
     images_per_s: float
 
     @property
     def samples(self) -> int:
-        return int(self.confusion.sum())
+        return len(self.rows)
 
     @property
     def accuracy(self) -> float:
-        return float(np.trace(self.confusion) / self.samples)
+        return float((self.labels == self.predicted).mean())
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson 1927, equation for the score interval at z = 1.96: unlike the normal one it stays within [0, 1]."""
-        n, p, z = self.samples, self.accuracy, 1.96
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, centre - half), min(1.0, centre + half)
+        """Accuracy's 95 % Wilson interval."""
+        return wilson(self.accuracy, self.samples)
+
+    @cached_property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """Counts, int64 (true class, predicted class)."""
+        counts = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
+        np.add.at(counts, (self.labels, self.predicted), 1)
+        return counts
 
     @property
     def per_class(self) -> dict[str, float]:
@@ -69,12 +76,11 @@ def score_package(package: Path, data: ShardedImages, split: str, device: str = 
     rows = data.num_samples(split)
     order = data.order(split, global_batch=min(_BATCH, max(1, rows)), shuffle=False)
     start = time.perf_counter()
-    counts = confusion(
+    found = predictions(
         model,
         data.batches(
             split, global_batch=order.global_batch, stop_step=order.steps_per_epoch, size=info.model.size, shuffle=False
         ),
         lambda batch: normalise(torch.tensor(batch.image).to(device), info.mean, info.std),
-        len(info.classes),
     )
-    return Score(split, data.classes, counts, rows / (time.perf_counter() - start))
+    return Score(split, data.classes, found[0], found[1], found[2], rows / (time.perf_counter() - start))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -35,13 +36,13 @@ def evaluate(
 
 
 @torch.inference_mode()
-def confusion(model: nn.Module, batches: Iterable[Batch], to_input: ToInput, classes: int) -> np.ndarray:
-    """Counts, int64 (true class, predicted class)."""
-    counts = np.zeros((classes, classes), dtype=np.int64)
+def predictions(model: nn.Module, batches: Iterable[Batch], to_input: ToInput) -> npt.NDArray[np.int64]:
+    """Sample id, true class and predicted class of every row that counts, int64 (3, rows)."""
+    found = [np.empty((3, 0), dtype=np.int64)]
     for logits, batch in logits_of(model, batches, to_input):
-        real = batch.weight > 0
-        np.add.at(counts, (batch.label[real], logits.argmax(1).numpy()[real]), 1)
-    return counts
+        rows = np.stack([batch.sample_id, batch.label, logits.argmax(1).numpy()])
+        found.append(rows[:, batch.weight > 0])
+    return np.concatenate(found, axis=1)
 
 
 def logits_of(model: nn.Module, batches: Iterable[Batch], to_input: ToInput) -> Iterator[tuple[torch.Tensor, Batch]]:

@@ -1,57 +1,81 @@
-"""What becomes of a sweep's best trial: retrained, measured once on the test split, registered."""
+"""What becomes of a sweep's best trial: measured once on the test split, held against the champion, registered.
+
+Interrupted anywhere and called again it goes on where it was: the test score and the comparison are on disk before
+anything follows from them, and a version is looked up by its run before it is made.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from vitray.data.images import ShardedImages
-from vitray.data.view import SplitView
-from vitray.errors import DataError, TrainingError
+from vitray.errors import TrainingError
 from vitray.experiment import Experiment
-from vitray.inference.explain import look
-from vitray.inference.predictor import Predictor
 from vitray.inference.score import Score, score_package
-from vitray.models.package import load_package
-from vitray.plots.confusion import confusion_matrix
-from vitray.plots.curves import learning_curves
-from vitray.plots.explanation import Explanation
-from vitray.plots.figure import save
-from vitray.tracking.registry import register_model
+from vitray.models.package import INFO
+from vitray.tracking.registry import list_models, register_model
 from vitray.tracking.tracker import Tracker
 from vitray.train.checkpoint import CheckpointStore
-from vitray.train.report import OnProgress, Report
-from vitray.train.resources import GroupPlan
-from vitray.train.run import Run, train_run
-from vitray.train.worker_group import WorkerGroup
+from vitray.train.run import Run
+from vitray.tune.choose import Standing, choose
+from vitray.tune.promote_champion import CHALLENGER, CHAMPION, ChampionComparison, compare_with
+from vitray.tune.promote_pictures import draw
 from vitray.tune.record import TrialRecord
-from vitray.tune.state import Sweep
+from vitray.tune.state import Sweep, trial_folder
 
 _DELIVERY_S = 120.0
-_EXPLAINED = 3  # images
+_TEST, _COMPARED = "test.json", "champion.json"
 
 
 @dataclass(frozen=True)
 class Winner:
-    """A sweep's result: the trial that won, its final weights, and the version they became."""
+    """A sweep's result: the trial that won, its final weights, and the version they became.
+
+    ``standing``: how it won, on the validation split. ``version`` and ``alias`` are None where nothing was registered.
+    ``champion``: how it compares with the version that was champion before; None where there was none.
+    """
 
     trial: TrialRecord
     experiment: Experiment
     package: Path
     score: Score
+    standing: Standing
+    sweep: str
     model: str
-    version: int
+    version: int | None
+    alias: str | None
+    champion: ChampionComparison | None
+
+    @property
+    def uri(self) -> str | None:
+        """``models:/NAME/VERSION``; None where nothing was registered."""
+        return None if self.version is None else f"models:/{self.model}/{self.version}"
+
+    def describe(self) -> str:
+        """What became of it, with the command that would change it."""
+        compared = self.champion.describe() if self.champion else ""
+        if self.version is None:
+            return (
+                f"nothing was registered: {compared}\n"
+                f"  -> to register it all the same, as {CHALLENGER}: vitray sweep resume {self.sweep} --force"
+            )
+        text = f"registered: {self.uri}, alias {self.alias}" + (f"; {compared}" if compared else "")
+        if self.alias == CHALLENGER:
+            text += f"\n  -> to make it the champion: vitray models promote {self.model} {self.version}"
+        return text
 
 
 def final_experiment(sweep: Sweep, best: TrialRecord) -> Experiment:
     """The winning experiment as it is retrained: on train+val, since nothing is left to choose."""
-    experiment, search = sweep.plan.trial(best.index), sweep.plan.search
+    experiment, search = sweep.experiment_of(best), sweep.plan.search
     return experiment.with_values(
         {"train.split": "train+val", "train.epochs": search.retrain_epochs or experiment.train.epochs}
     )
@@ -60,126 +84,150 @@ def final_experiment(sweep: Sweep, best: TrialRecord) -> Experiment:
 def promote(
     sweep: Sweep,
     best: TrialRecord,
+    final: TrialRecord | None,
+    records: Sequence[TrialRecord],
     data: ShardedImages,
     tracker: Tracker,
     tracking_uri: str,
-    groups: GroupPlan,
     *,
-    on_report: OnProgress | None = None,
+    force: bool = False,
 ) -> Winner:
-    """Make the best trial the registered model. ``groups`` is the plan of one worker group for the retraining.
+    """Make the winner the registered model.
+
+    Args:
+        best: the search trial that won.
+        final: its retraining on train+val; None where there is none: then its best checkpoint becomes the model.
+        records: all trials, the repeats among them.
+        force: register it also where the champion is better, as ``challenger``.
 
     Raises:
-        TrainingError: the retraining failed.
+        TrainingError: there is no checkpoint.
         TrackingError: the store did not take the run in time.
     """
-    run = Run(
-        f"{sweep.key}/final",
-        "final",
-        "final",
-        sweep.folder / "final",
-        final_experiment(sweep, best),
-        sweep.fingerprint,
-        sweep.key,
-    )
-    history: list[dict[str, float]] = []
-
-    def keep(report: Report) -> bool:
-        history.append({"epoch": float(report.epoch), **report.metrics})
-        if on_report is not None:
-            on_report(report.epoch, report.metrics)
-        return True
-
-    tags = {"vitray.sweep": sweep.name, "vitray.trial": best.name}
-    if sweep.plan.search.retrain:
-        group = WorkerGroup(groups, max_restarts=run.experiment.cluster.max_restarts)
-        try:
-            train_run(run, group, tracker, on_report=keep, extra_tags=tags)
-        finally:
-            group.close()
-        package = CheckpointStore(run.folder / "checkpoints").newest()
-    else:
-        run.begin(tracker, tags)
-        package = CheckpointStore(sweep.trial_run(best.index).folder / "checkpoints").best()
-    if package is None:
-        raise TrainingError("left no checkpoint", where=str(run.folder), remedy="look at its error file, run it again")
-    score = score_package(package, data, "test")
-    tracker.log_metrics(run.key, {"test/accuracy": score.accuracy}, step=run.experiment.train.epochs)
-    _figures(run, history or best.reports, best, score, package, data, tracker)
+    run, package = _run_and_package(sweep, best, final)
+    standing = next((s for s in choose(records, sweep.plan.search).standings if s.trial.index == best.index), None)
+    assert standing is not None, "the winner is one of those that stand"
+    run.begin(tracker, {"vitray.sweep": sweep.name, "vitray.trial": best.name})
+    try:
+        score = _score_once(run.folder, package, data)
+        figures = run.folder / "figures"
+        draw(figures, best, final, score, package, data)
+        tracker.log_metrics(run.key, {"test/accuracy": score.accuracy}, step=run.experiment.train.epochs)
+        tracker.log_artifact(run.key, figures)
+        tracker.log_artifact(run.key, run.folder / _TEST)
+        tracker.set_tags(run.key, {"vitray.validation": standing.describe()})
+    except BaseException as error:
+        tracker.end_run(run.key, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
     tracker.end_run(run.key, "FINISHED")
-    tracker.flush(_DELIVERY_S)
+    tracker.log_metrics(sweep.key, {"test/accuracy": score.accuracy}, step=run.experiment.train.epochs)
+
     name = run.experiment.tracking.model_name
+    versions = list_models(tracking_uri, name)
+    mine = next((v for v in versions if v.run == run.key), None)
+    champion = next((v for v in versions if CHAMPION in v.aliases), None)
+    compared = _saved_comparison(run.folder, package)
+    # Once the version is there it may be the champion itself: what it was registered after is on disk.
+    if mine is None and champion is None:
+        compared = None
+    elif mine is None and champion is not None and not _is_of(compared, champion.version, champion.created_ms):
+        compared = compare_with(champion, score, data, tracking_uri)
+    _save(run.folder / _COMPARED, {"package": _digest(package), "compared": compared.as_json() if compared else None})
+    facts = (sweep.name, name)
+    if compared is not None:
+        tracker.set_tags(run.key, {"vitray.champion_comparison": compared.describe()})
+        if compared.worse and not force and mine is None:
+            return Winner(best, run.experiment, package, score, standing, *facts, None, None, compared)
+    alias = CHAMPION if compared is None or compared.wins else CHALLENGER
+    tracker.flush(_DELIVERY_S)
     version = register_model(
         tracking_uri,
         name=name,
         package=package,
         run=run.key,
-        tags={
-            "vitray.sweep": sweep.name,
-            "vitray.trial": best.name,
-            "vitray.dataset": PurePosixPath(data.store.shown).name,
-            "vitray.dataset_fingerprint": data.fingerprint,
-            "vitray.config_hash": run.experiment.identity,
-        },
-        description=_describe(run.experiment, score, best),
-        metrics={"test/accuracy": score.accuracy},
+        tags=_lineage(sweep, best, run, standing, data),
+        description=_describe(run.experiment, score, standing),
+        alias=alias,
+        metrics={"test/accuracy": score.accuracy, standing.metric: standing.mean},
     )
-    tracker.log_metrics(sweep.key, {"test/accuracy": score.accuracy}, step=run.experiment.train.epochs)
-    return Winner(best, run.experiment, package, score, name, version)
+    return Winner(best, run.experiment, package, score, standing, *facts, version, alias, compared)
 
 
-def _figures(
-    run: Run,
-    history: Sequence[dict[str, float]],
-    best: TrialRecord,
-    score: Score,
-    package: Path,
-    data: ShardedImages,
-    tracker: Tracker,
-) -> None:
-    folder = run.folder / "figures"
-    save(_curves(best.reports, f"{best.name}: the winning trial"), folder / "learning_curves.png")
-    if history:
-        save(_curves(history, "retrained on train+val"), folder / "learning_curves_retrained.png")
-    save(confusion_matrix(score.confusion, score.classes, title="test split"), folder / "confusion_matrix.png")
-    _explain(package, data, folder)
-    tracker.log_artifact(run.key, folder)
-    (run.folder / "test.json").write_text(
-        json.dumps({"accuracy": score.accuracy, "interval": score.interval, "per_class": score.per_class}, indent=1)
-    )
-    tracker.log_artifact(run.key, run.folder / "test.json")
+def _run_and_package(sweep: Sweep, best: TrialRecord, final: TrialRecord | None) -> tuple[Run, Path]:
+    if final is not None:
+        run = sweep.run_of(final)
+        package = CheckpointStore(run.folder / "checkpoints").newest()
+    else:
+        experiment, key = sweep.experiment_of(best), f"{sweep.key}/final"
+        run = Run(key, "final", "final", sweep.folder / "final", experiment, sweep.fingerprint, sweep.key)
+        package = CheckpointStore(trial_folder(sweep.folder, best) / "checkpoints").best()
+    if package is None:
+        raise TrainingError("left no checkpoint", where=str(run.folder), remedy="look at its error file, run it again")
+    return run, package
 
 
-def _explain(package: Path, data: ShardedImages, folder: Path) -> None:
-    """The pictures of `vitray models explain`, on the first test image of each of a few classes."""
-    predictor = Predictor(*load_package(package))
-    drawn = Explanation(predictor.model, folder)
-    drawn.model_pictures()
-    view = SplitView(data.store, "test")
-    labels, rows = np.unique(view.labels(), return_index=True)
-    images, _ = view.read(rows[:_EXPLAINED])
-    for label, row, image in zip(labels, rows, images, strict=False):
-        try:
-            seen = look(predictor, image or b"")
-        except (DataError, RuntimeError, MemoryError):  # a damaged image, or too many tokens: the winner is not lost
-            continue
-        drawn.add(f"{data.classes[label]}-{row:05d}", seen.pixels, seen.label, seen.probability, seen.attention)
-    drawn.distance_picture()
+def _score_once(folder: Path, package: Path, data: ShardedImages) -> Score:
+    """The score on the test split: measured, or read where this very model has been measured on these data."""
+    path, about = folder / _TEST, {"package": _digest(package), "dataset_fingerprint": data.fingerprint}
+    known = _load(path)
+    if known is not None and {key: known.get(key) for key in about} == about:
+        rows, labels, predicted = (np.array(known[key], dtype=np.int64) for key in ("rows", "labels", "predicted"))
+        return Score("test", data.classes, rows, labels, predicted, known["images_per_s"])
+    score = score_package(package, data, "test")
+    facts = {"accuracy": score.accuracy, "interval": score.interval, "per_class": score.per_class, **about}
+    facts |= {key: getattr(score, key).tolist() for key in ("rows", "labels", "predicted")}
+    _save(path, {**facts, "images_per_s": score.images_per_s})
+    return score
 
 
-def _curves(reports: Sequence[dict[str, float]], title: str) -> Figure:
-    return learning_curves(
-        [int(r["epoch"]) for r in reports],
-        [r["train/loss"] for r in reports],
-        [r.get("val/accuracy", math.nan) for r in reports],
-        title=title,
-    )
+def _saved_comparison(folder: Path, package: Path) -> ChampionComparison | None:
+    saved = _load(folder / _COMPARED)
+    if saved is None or saved.get("package") != _digest(package) or saved["compared"] is None:
+        return None
+    return ChampionComparison.from_json(saved["compared"])
 
 
-def _describe(experiment: Experiment, score: Score, best: TrialRecord) -> str:
+def _is_of(compared: ChampionComparison | None, version: int, created_ms: int) -> bool:
+    return compared is not None and (compared.version, compared.created_ms) == (version, created_ms)
+
+
+def _lineage(sweep: Sweep, best: TrialRecord, run: Run, standing: Standing, data: ShardedImages) -> dict[str, str]:
+    return {
+        "vitray.sweep": sweep.name,
+        "vitray.trial": best.name,
+        "vitray.seed": str(run.experiment.train.seed),
+        "vitray.dataset": PurePosixPath(data.store.shown).name,
+        "vitray.dataset_fingerprint": data.fingerprint,
+        "vitray.config_hash": run.experiment.identity,
+        "vitray.validation": standing.describe(),
+    }
+
+
+def _describe(experiment: Experiment, score: Score, standing: Standing) -> str:
     model, (low, high) = experiment.model, score.interval
     return (
         f"Vision Transformer, patch {model.patch_size}, depth {model.depth}, {model.num_heads} heads, "
         f"width {model.embed_dim}, positions {model.pos_encoding}. Test accuracy {score.accuracy:.4f} "
-        f"(95 % interval {low:.3f} to {high:.3f}, {score.samples} images). Winner: {best.name}."
+        f"(95 % interval {low:.3f} to {high:.3f}, {score.samples} images). Winner: {standing.trial.name}, "
+        f"{standing.describe()}."
     )
+
+
+def _digest(package: Path) -> str:
+    """Of the description, which carries the checksum of the weights."""
+    return hashlib.sha256((package / INFO).read_bytes()).hexdigest()
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _save(path: Path, values: dict[str, Any]) -> None:
+    """As a whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    temporary.replace(path)
