@@ -17,6 +17,8 @@ EXIT_INTERRUPTED = 130
 class VitrayError(Exception):
     """Something failed although the request was right. ``exit_code`` is what the command line returns.
 
+    ``failure`` is the class of the failure in a word: it says whether to try again, and what a sweep counts.
+
     Args:
         what: one sentence, what is wrong.
         where: file, key, row or host it concerns.
@@ -24,6 +26,7 @@ class VitrayError(Exception):
     """
 
     exit_code = EXIT_FAILED
+    failure = "other"
 
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
         super().__init__(what)
@@ -51,31 +54,73 @@ class UserError(VitrayError, ValueError):
 class ConfigError(UserError):
     """A configuration that cannot be meant: unknown key, value out of range, parts that do not fit."""
 
+    failure = "config"
+
 
 class DataError(UserError):
     """A dataset or an image that is missing, damaged or of the wrong kind."""
+
+    failure = "data"
 
 
 class ResourceError(UserError):
     """More is asked of the machine or cluster than it has."""
 
+    failure = "resources"
+
 
 class TrackingError(UserError):
     """The tracking server or the model registry does not have what was asked for, or does not answer."""
+
+    failure = "tracking"
 
 
 class CheckpointError(VitrayError):
     """A checkpoint that is incomplete or whose bytes are not those that were written."""
 
+    failure = "checkpoint"
+
 
 class TrainingError(VitrayError):
-    """An experiment ended without a result (NaN loss, code error, lost workers)."""
+    """An experiment ended without a result; which of its classes says why."""
+
+
+class OutOfMemoryError(TrainingError):
+    """A rank, or its GPU, had no memory left. Smaller micro-batches may fit."""
+
+    failure = "oom"
+
+
+class NotFiniteError(TrainingError):
+    """The loss is NaN or infinite. The same again would end the same."""
+
+    failure = "nan"
+
+
+class LostWorkersError(TrainingError):
+    """Ranks died, through no fault of the experiment's: it can go on from its newest checkpoint."""
+
+    failure = "lost"
+
+
+class CodeError(TrainingError):
+    """Something raised what nobody expected. The same again would end the same."""
+
+    failure = "code"
 
 
 class InterruptedRunError(VitrayError):
     """Stopped by the user; ``remedy`` holds the command that goes on."""
 
     exit_code = EXIT_INTERRUPTED
+    failure = "interrupted"
+
+
+def failure_class(error: BaseException) -> str:
+    """The ``failure`` of any error: ``oom``, ``nan``, ``lost``, ``data``, ...; ``code`` where it is none of ours."""
+    if isinstance(error, MemoryError):
+        return OutOfMemoryError.failure
+    return error.failure if isinstance(error, VitrayError) else CodeError.failure
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
 from vitray.errors import ConfigError
@@ -42,6 +43,5 @@ def compile_model(model: VisionTransformer, device_type: str) -> None:
 
 def forget_compiled() -> None:
     """Drop everything compiled: a process falls back to eager at the ninth architecture otherwise."""
-    import torch
-
-    torch._dynamo.reset()
+    if (dynamo := sys.modules.get("torch._dynamo")) is not None:
+        dynamo.reset()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 
 from vitray.data.rng import key
 from vitray.data.unit import Batch
-from vitray.errors import TrainingError
+from vitray.errors import NotFiniteError
 from vitray.experiment import Experiment
 from vitray.models import VisionTransformer
 from vitray.train.checkpoint import CheckpointStore, Progress, TrainState
@@ -21,6 +22,7 @@ from vitray.train.compiling import compile_model
 from vitray.train.device_feed import tensors_of
 from vitray.train.evaluate import evaluate
 from vitray.train.feed import Feed
+from vitray.train.latency import latency_ms, wants_latency
 from vitray.train.layers import freeze
 from vitray.train.meter import Meter
 from vitray.train.mixup import draw_mix
@@ -31,13 +33,14 @@ from vitray.train.ranks import Ranks, accumulating
 from vitray.train.report import Report, Reporter
 
 _SHOW_EVERY_S = 0.5
+_LOOK_EVERY = 256  # steps of an epoch that may be a long one: so often its loss is looked at
 
 
 def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) -> Progress:
     """Train a resolved experiment from its newest checkpoint (or from the start) until its last epoch or a stop.
 
     Raises:
-        TrainingError: the loss is not finite; every rank raises it.
+        NotFiniteError: the loss is not finite; every rank raises it.
     """
     experiment, config = feed.experiment, feed.experiment.train
     per_epoch = feed.order.steps_per_epoch
@@ -57,30 +60,38 @@ def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) ->
     meter = Meter(ranks.device)
     # Retrained on train+val, or prepared without a val split, there is nothing to validate on.
     validates = config.split == "train" and feed.data.num_samples("val") > 0
-    for step, batch in enumerate(meter.watch(feed.train(progress.step, total)), start=progress.step + 1):
-        torch.manual_seed(key("step", config.seed, step, ranks.rank))  # dropout and stochastic depth
-        lr = lr_at(step - 1, total_steps=total, steps_per_epoch=per_epoch, config=experiment.optim)
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr * group["lr_scale"]
-        meter.add(train_step(model, state, batch, feed), batch)
-        if step % per_epoch == 0:
-            metrics = {"lr": lr, **meter.close_epoch(ranks)}
-            _check_finite(metrics["train/loss"], step)
-            if validates:
-                weights = averaged_weights(state)
-                metrics |= {f"val/{k}": v for k, v in evaluate(weights, feed.evaluation("val"), feed.to_input, ranks)}
-            metrics["eval_s"] = meter.lap()
-            progress = replace(_advance(progress, step, metrics), metrics=metrics)
-            folder = store.save(state, progress, feed.package_info()) if ranks.first else None
-            metrics = {**metrics, "checkpoint_s": meter.lap()}
-            report = Report(step, step // per_epoch, metrics, str(folder), meter.first_step_at)
-            if not ranks.agree(reporter.report(report) if ranks.first else True):
-                break
-        elif ranks.first:
-            if config.checkpoint_steps and step % config.checkpoint_steps == 0:
-                store.save(state, replace(progress, step=step), feed.package_info())
-            if values := meter.show(_SHOW_EVERY_S):
-                reporter.progress(step, {"lr": lr, **values})
+    with closing(feed.train(progress.step, total)) as batches:  # type: ignore[type-var]  # a stream is a generator
+        for step, batch in enumerate(meter.watch(batches), start=progress.step + 1):
+            torch.manual_seed(key("step", config.seed, step, ranks.rank))  # dropout and stochastic depth
+            lr = lr_at(step - 1, total_steps=total, steps_per_epoch=per_epoch, config=experiment.optim)
+            for group in state.optimizer.param_groups:
+                group["lr"] = lr * group["lr_scale"]
+            meter.add(train_step(model, state, batch, feed), batch)
+            if step % per_epoch == 0:
+                metrics = {"lr": lr, **meter.close_epoch(ranks)}
+                _check_finite(metrics["train/loss"], "training", step)
+                if validates:
+                    weights = averaged_weights(state)
+                    scores = evaluate(weights, feed.evaluation("val"), feed.to_input, ranks)
+                    metrics |= {f"val/{k}": v for k, v in scores}
+                    _check_finite(metrics["val/loss"], "validation", step)
+                if step == total and ranks.first and wants_latency(experiment):
+                    metrics["latency_ms"] = latency_ms(averaged_weights(state), experiment, ranks.device)
+                metrics["eval_s"] = meter.lap()
+                progress = replace(_advance(progress, step, metrics), metrics=metrics)
+                folder = store.save(state, progress, feed.package_info()) if ranks.first else None
+                metrics = {**metrics, "checkpoint_s": meter.lap()}
+                report = Report(step, step // per_epoch, metrics, str(folder), meter.first_step_at)
+                if not ranks.agree(reporter.report(report) if ranks.first else True):
+                    break
+                continue
+            if step % _LOOK_EVERY == 0:
+                _check_finite(meter.loss(ranks), "training", step)
+            if ranks.first:
+                if config.checkpoint_steps and step % config.checkpoint_steps == 0:
+                    store.save(state, replace(progress, step=step), feed.package_info())
+                if values := meter.show(_SHOW_EVERY_S):
+                    reporter.progress(step, {"lr": lr, **values})
     store.wait()
     return progress
 
@@ -147,8 +158,9 @@ def _advance(progress: Progress, step: int, metrics: Mapping[str, float]) -> Pro
     return progress
 
 
-def _check_finite(loss: float, step: int) -> None:
+def _check_finite(loss: float, which: str, step: int) -> None:
+    """``loss`` is that of all ranks, so that all raise together."""
     if not math.isfinite(loss):
-        raise TrainingError(
-            f"the training loss is {loss} after step {step}", remedy="lower optim.lr, or raise optim.warmup_epochs"
+        raise NotFiniteError(
+            f"the {which} loss is {loss} after step {step}", remedy="lower optim.lr, or raise optim.warmup_epochs"
         )

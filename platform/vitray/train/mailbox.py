@@ -13,8 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vitray.errors import OutOfMemoryError
 from vitray.experiment import Experiment
 from vitray.train.report import Report
+
+_TOGETHER_S = 2.0  # between the failures of ranks that fail for the same reason
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,21 @@ class Ended:
     error: BaseException | None = None
 
 
+@dataclass(frozen=True)
+class RankEnd:
+    """Where one of ``world_size`` ranks left a job: after how many collectives of its group."""
+
+    rank: int
+    world_size: int
+    collectives: int = 0
+
+
 @dataclass
 class _Current:
     job: Job
     outgoing: deque[Report | Ended] = field(default_factory=deque)
-    finished: set[int] = field(default_factory=set)
+    ends: dict[int, int] = field(default_factory=dict)  # of the ranks that are through: their collectives
+    failure: BaseException | None = None  # the first
     reported_step: int = -1
     handed_step: int = -1
     decided_step: int = -1
@@ -57,6 +70,8 @@ class Mailbox:
         self._closed = False
         self._progress: tuple[int, Mapping[str, float]] | None = None
         self._losses = 0
+        self._restarting = False  # a rank that failed alone has ended, and Ray Train is about to replace them all
+        self._restarts = 0
 
     # The driver's side
 
@@ -135,35 +150,60 @@ class Mailbox:
     async def progress(self, step: int, values: Mapping[str, float]) -> None:
         self._progress = (step, values)
 
-    async def finish(self, number: int, rank: int, world_size: int) -> None:
+    async def finish(self, number: int, end: RankEnd) -> None:
         """A rank is through; the job has ended when all are."""
         async with self._changed:
             current = self._of_job()
             if current.job.number != number:
                 return
-            current.finished.add(rank)
-            if len(current.finished) == world_size:
+            current.ends[end.rank] = end.collectives
+            self._changed.notify_all()
+            if len(current.ends) == end.world_size and current.failure is None:
                 self._end(current, Ended())
 
-    async def fail(self, number: int, error: BaseException) -> None:
-        """The job itself is at fault (not its workers): it ends, and is not tried again."""
+    async def fail(self, number: int, error: BaseException, end: RankEnd) -> bool:
+        """The job itself is at fault (not its workers): it ends, and is not tried again.
+
+        Returns whether the ranks can go on with another. They cannot if one waits for another in a collective: then
+        this rank has to end, so that Ray Train replaces them all. Where all ranks left the job at the same place, for
+        the same reason or not, nobody waits; they are given a moment to do so.
+        """
         async with self._changed:
-            if self._current is not None and self._current.job.number == number:
-                self._end(self._current, Ended(error))
+            current = self._current
+            if current is None or current.job.number != number:
+                return end.world_size == 1
+            current.ends[end.rank] = end.collectives
+            current.failure = current.failure or error
+            self._changed.notify_all()
+            before = self._restarts
+            await self._wait_for(lambda: len(current.ends) >= end.world_size or current.ended, _TOGETHER_S)
+            together = len(current.ends) == end.world_size and len(set(current.ends.values())) == 1
+            if not together and before == self._restarts:
+                self._restarting = True
+            self._end(current, Ended(current.failure))
+            return together
 
     async def workers_lost(self, reason: BaseException) -> bool:
-        """Workers died. The job is offered again, unless it has used up its restarts without a report; then False."""
+        """Workers died. The job is offered again, unless it has used up its restarts without a report; then False.
+
+        Nor is it where they died for want of memory: the same would happen again.
+        """
         async with self._changed:
-            self._losses += 1
             current = self._current
+            self._restarts += 1
+            if self._restarting or (current is not None and current.failure and not current.ended):
+                self._restarting = False  # a job that failed wanted it so; the next one is not to blame
+                self._changed.notify_all()
+                return True
+            self._losses += 1
+            going_on = self._losses <= self._max_restarts
             if current is None or current.ended:
-                return self._losses <= self._max_restarts
-            current.finished.clear()
+                return going_on
+            current.ends.clear()
             current.job = Job(current.job.number, current.job.experiment, current.job.run_dir, current.job.attempt + 1)
-            if self._losses > self._max_restarts:
+            if not going_on or isinstance(reason, OutOfMemoryError):
                 self._end(current, Ended(reason))
-                return False
-            return True
+            return going_on
 
     def _stopped(self, current: _Current, step: int) -> bool:
         over = self._closed or current.ended
@@ -177,7 +217,7 @@ class Mailbox:
 
     def _offers(self, after: int) -> bool:
         current = self._current
-        return current is not None and not current.ended and current.job.number > after
+        return current is not None and not (current.ended or self._restarting) and current.job.number > after
 
     def _of_job(self) -> _Current:
         assert self._current is not None, "no job was submitted"

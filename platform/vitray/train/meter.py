@@ -61,6 +61,11 @@ class Meter:
         loss = float(self._sums[0] / self._sums[1].clamp(min=1))
         return {"images_per_s": rate, "data_wait": wait, "train/loss": loss}
 
+    def loss(self, ranks: Ranks) -> float:
+        """The mean loss over all ranks' rows since the epoch began; waits for the device, and for the other ranks."""
+        total = ranks.sum(self._sums.clone())
+        return float(total[0] / total[1])
+
     def close_epoch(self, ranks: Ranks) -> dict[str, float]:
         """The epoch's mean loss over all ranks' rows, its rate, and the share of it spent waiting for data.
 

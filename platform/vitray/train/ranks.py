@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -45,6 +46,14 @@ class Ranks:
         flag = torch.tensor([int(decision)], device=self.device)
         dist.broadcast(flag, src=0)
         return bool(flag.item())
+
+    @property
+    def collectives(self) -> int:
+        """How many collectives this rank has begun. Ranks that have begun different numbers wait for each other for ever."""
+        if self.world_size == 1:
+            return 0
+        group: Any = dist.distributed_c10d._get_default_group()  # its stub lacks the number
+        return int(group._get_sequence_number_for_group())
 
 
 @contextmanager

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitray import __version__
 from vitray.data.uri import public
-from vitray.errors import ConfigError, nearest
+from vitray.errors import ConfigError, OutOfMemoryError, failure_class, nearest
 from vitray.experiment import Experiment
 from vitray.home import Home
 from vitray.overrides import to_yaml
 from vitray.tracking.tracker import Tracker
 from vitray.train.report import OnProgress, OnReport, Report
+from vitray.train.retry import after_out_of_memory, retry_note
 
 if TYPE_CHECKING:  # Ray and torch: not needed to name a run
     from vitray.train.worker_group import WorkerGroup
@@ -78,9 +79,13 @@ def train_run(
     *,
     on_report: OnReport = lambda report: True,
     on_progress: OnProgress | None = None,
+    on_retry: Callable[[str], None] = lambda note: None,
     extra_tags: Mapping[str, str] | None = None,
 ) -> Report | None:
     """Train a run's experiment in a group, from its newest checkpoint on, and track it. Returns the last report.
+
+    Once it may run out of memory: it goes on with smaller micro-batches (:mod:`vitray.train.retry`), says so in the
+    tag ``vitray.retry`` and to ``on_retry``.
 
     Raises:
         VitrayError: why it failed; the run is then FAILED in the tracker.
@@ -90,17 +95,27 @@ def train_run(
 
     def take(report: Report) -> bool:
         nonlocal last
+        if last is not None and report.step <= last.step:
+            return True  # said again by ranks that go on from its checkpoint
         last = report
         tracker.log_metrics(run.key, report.metrics, step=report.epoch, timestamp_ms=report.timestamp_ms)
         return on_report(report)
 
     try:
-        group.run(run.experiment, run.folder, take, on_progress)
+        try:
+            group.run(run.experiment, run.folder, take, on_progress)
+        except OutOfMemoryError:
+            if (smaller := after_out_of_memory(run.experiment)) is None:
+                raise
+            note = retry_note(smaller)
+            tracker.set_tags(run.key, {"vitray.retry": note})
+            on_retry(note)
+            group.run(smaller, run.folder, take, on_progress)
     except KeyboardInterrupt:
         tracker.end_run(run.key, "KILLED")
         raise
     except Exception as error:
-        tracker.set_tags(run.key, {"vitray.failure": str(error)})
+        tracker.set_tags(run.key, {"vitray.failure": str(error), "vitray.failure_class": failure_class(error)})
         tracker.end_run(run.key, "FAILED")
         raise
     tracker.end_run(run.key, "FINISHED")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,14 @@ from ray.train.torch import get_device
 
 from vitray.data.images import ShardedImages
 from vitray.data.stream import StreamOptions
-from vitray.errors import TrainingError, VitrayError
 from vitray.experiment import Experiment
 from vitray.train.checkpoint import CheckpointStore
+from vitray.train.clean import Settings, let_go
 from vitray.train.compiling import forget_compiled
+from vitray.train.failures import portable
 from vitray.train.feed import Feed
 from vitray.train.loop import fit
-from vitray.train.mailbox import Job
+from vitray.train.mailbox import Job, RankEnd
 from vitray.train.ranks import Ranks, lost_peer
 from vitray.train.report import Report
 from vitray.train.resources import GroupPlan
@@ -52,14 +52,16 @@ class _MailboxReporter:
         self._mailbox.progress.remote(step, values)
 
 
-def serve(settings: dict[str, Any]) -> None:
+def serve(given: dict[str, Any]) -> None:
     """Ray Train's training function: serves jobs until the mailbox closes."""
-    config: ServeConfig = settings["config"]
+    config: ServeConfig = given["config"]
     context = ray.train.get_context()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), get_device())
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     gc.collect()
     gc.freeze()  # what is imported now stays; collections between jobs need not look at it
+    torch.set_num_threads(config.plan.threads)
+    settings = Settings()
     number = 0
     while True:
         job = ray.get(config.mailbox.take.remote(ranks.rank, number, _POLL_S))
@@ -67,12 +69,16 @@ def serve(settings: dict[str, Any]) -> None:
             return
         if isinstance(job, Job):
             number = job.number
-            _run(job, ranks, config)
+            try:
+                _run(job, ranks, config)
+            finally:
+                settings.put_back()
+                let_go(ranks.device)
 
 
 def _run(job: Job, ranks: Ranks, config: ServeConfig) -> None:
     mailbox = config.mailbox
-    torch.set_num_threads(config.plan.threads)
+    torch.set_num_threads(job.experiment.cluster.threads or config.plan.threads)
     try:
         run_job(
             job,
@@ -93,16 +99,15 @@ def _run(job: Job, ranks: Ranks, config: ServeConfig) -> None:
     except Exception as error:
         if lost_peer(error):
             raise  # Ray Train restarts the group, and the mailbox offers the job again
-        ray.get(mailbox.fail.remote(job.number, _portable(error, job, ranks)))
-        if ranks.world_size > 1 and not isinstance(error, TrainingError):
-            # The other ranks may wait for this one in a collective; only a restart of the group frees them.
+        if not ray.get(mailbox.fail.remote(job.number, portable(error, job, ranks), _end(ranks))):
+            # Other ranks wait for this one in a collective; only a restart of the group frees them.
             raise
     else:
-        ray.get(mailbox.finish.remote(job.number, ranks.rank, ranks.world_size))
-    finally:
-        gc.collect()
-        if ranks.device.type == "cuda":
-            torch.cuda.empty_cache()
+        ray.get(mailbox.finish.remote(job.number, _end(ranks)))
+
+
+def _end(ranks: Ranks) -> RankEnd:
+    return RankEnd(ranks.rank, ranks.world_size, ranks.collectives)
 
 
 def _prefetch(experiment: Experiment, plan: GroupPlan) -> int:
@@ -133,13 +138,3 @@ def run_job(job: Job, ranks: Ranks, reporter: Any, options: StreamOptions) -> No
         store.close()
         if job.experiment.train.compile:
             forget_compiled()
-
-
-def _portable(error: Exception, job: Job, ranks: Ranks) -> VitrayError:
-    """An error that every process can unpickle; the traceback of a surprise is kept in the run's folder."""
-    if isinstance(error, VitrayError):
-        return error
-    trace = Path(job.run_dir) / f"error-rank{ranks.rank}.txt"
-    trace.parent.mkdir(parents=True, exist_ok=True)
-    trace.write_text(traceback.format_exc())
-    return TrainingError(f"{type(error).__name__}: {error}", where=f"rank {ranks.rank}", remedy=f"traceback: {trace}")

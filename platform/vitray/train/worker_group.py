@@ -18,8 +18,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from vitray.environment import environment
-from vitray.errors import TrainingError
+from vitray.errors import LostWorkersError
 from vitray.experiment import Experiment
+from vitray.train.failures import lost_workers
 from vitray.train.mailbox import Ended, Mailbox
 from vitray.train.report import OnProgress, OnReport, Report
 from vitray.train.resources import GroupPlan
@@ -55,7 +56,7 @@ class WorkerGroup:
         """Wait for the next report, or for the end. Every report wants a :meth:`decide`.
 
         Raises:
-            TrainingError: the group itself has ended.
+            LostWorkersError: the group itself has ended.
         """
         shown: Any = None
         while True:
@@ -64,7 +65,7 @@ class WorkerGroup:
             if said is not None:
                 return said
             if not alive:
-                raise TrainingError("the worker group has ended", where=repr(self._error) if self._error else None)
+                raise LostWorkersError("the worker group has ended", where=repr(self._error) if self._error else None)
             if on_progress is not None and (latest := ray.get(self._mailbox.latest_progress.remote())) != shown:
                 shown = latest
                 on_progress(*latest)
@@ -127,8 +128,5 @@ class _TellMailbox(UserCallback):
         self._mailbox = mailbox
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        ranks = ", ".join(map(str, sorted(worker_exceptions)))
-        first = str(next(iter(worker_exceptions.values()))).strip().splitlines()
-        reason = TrainingError(f"lost rank {ranks}: {first[0] if first else 'no reason given'}")
-        if not ray.get(self._mailbox.workers_lost.remote(reason)):
+        if not ray.get(self._mailbox.workers_lost.remote(lost_workers(worker_exceptions))):
             time.sleep(1.0)  # a group that cannot start must not spin
