@@ -69,10 +69,7 @@ def load_mapping(path: str | Path, overrides: Sequence[str], *, root: type[Secti
             raise ConfigError(f"unknown key {name!r}", where=str(path), remedy=nearest(str(name), root.model_fields))
     _resolve_paths(raw, base=file.parent)
     for word in overrides:
-        key, equals, text = word.partition("=")
-        if not equals or not key:
-            raise ConfigError("is not an override", where=repr(word), remedy="write section.key=value")
-        assign(raw, key.strip(), parse_value(text), root=root)
+        assign(raw, *parse_override(word), root=root)
     _resolve_paths(raw, base=Path.cwd())  # what the file said is absolute by now
     return raw
 
@@ -87,6 +84,14 @@ def _resolve_paths(raw: dict[str, Any], *, base: Path) -> None:
 def to_yaml(values: Mapping[str, Any]) -> str:
     """Plain values as the text of a config file, which loads to the same values."""
     return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def parse_override(word: str) -> tuple[str, Any]:
+    """The key and the value of ``section.key=value``."""
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        raise ConfigError("is not an override", where=repr(word), remedy="write section.key=value")
+    return key.strip(), parse_value(text)
 
 
 def parse_value(text: str) -> Any:

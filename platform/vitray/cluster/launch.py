@@ -1,4 +1,4 @@
-"""From a config to results: what `vitray train`, `vitray sweep`, the quickstart and the job scripts have in common.
+"""From a config to a trained model: what `vitray train` and the job scripts have in common.
 
 Everything that can be refused is refused here, before a cluster starts.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from vitray.cluster.address import check_answers, named_address
 from vitray.cluster.caching import caching
-from vitray.cluster.local import Cluster, connect
+from vitray.cluster.local import connect
 from vitray.cluster.machine import Machine
-from vitray.cluster.weights import check_fit, check_trials, with_weights
+from vitray.cluster.weights import check_fit, with_weights
 from vitray.data.builtin import dataset_folder
 from vitray.data.images import ShardedImages
 from vitray.data.uri import public
@@ -29,14 +28,10 @@ from vitray.home import Home
 from vitray.tracking.tracker import Tracker
 from vitray.train.compiling import check_compiler
 from vitray.train.memory import plan_training
-from vitray.train.resources import plan_groups
 from vitray.train.run import Run, new_name, saved_experiment, train_run
 
 if TYPE_CHECKING:  # torch, Ray and MLflow take seconds to import: they come in when nothing is left to refuse
     from vitray.train.report import Report
-    from vitray.tune.plan import SweepPlan
-    from vitray.tune.promote import Winner
-    from vitray.tune.record import SweepDisplay, TrialRecord
 
 _DELIVERY_S = 60.0
 _VERIFY = "vitray data verify names all that is wrong; prepare the dataset again"
@@ -150,7 +145,7 @@ def train(
         plan = plan_training(experiment, **cluster.room)
         from vitray.train.worker_group import WorkerGroup
 
-        run = Run(_key(home, name), name, "train", home.runs / name, experiment, prepared.data.fingerprint)
+        run = Run(run_key(home, name), name, "train", home.runs / name, experiment, prepared.data.fingerprint)
         run.write_config()  # not before: a run that was refused leaves nothing, and its name stays free
         order = prepared.data.order(experiment.train.split, global_batch=experiment.train.global_batch)
         watcher.begin(run, f"{plan.describe()}; {caching(experiment, prepared.data)}", order.steps_per_epoch)
@@ -171,119 +166,7 @@ def train(
     return TrainResult(name, run.folder, last, run.key)
 
 
-@dataclass(frozen=True)
-class SweepResult:
-    name: str
-    trials: Sequence[TrialRecord]
-    winner: Winner
-    seconds: float
-
-
-def plan(prepared: Prepared, *, address: str | None = None) -> SweepPlan:
-    """What a sweep would do on this machine, or on the cluster at ``address``."""
-    from vitray.tune.plan import plan_sweep
-
-    _check_splits(prepared)
-    if named_address(address) is None:
-        return check_trials(plan_sweep(prepared.experiment, **vars(Machine.here())), prepared.data.classes)
-    with connect(address) as cluster:
-        return check_trials(plan_sweep(prepared.experiment, **cluster.room), prepared.data.classes)
-
-
-def sweep(
-    prepared: Prepared,
-    home: Home,
-    display: Callable[[SweepPlan], SweepDisplay],
-    *,
-    address: str | None = None,
-) -> SweepResult:
-    """Search, promote the winner, register it.
-
-    Raises:
-        ConfigError: the name is taken, or the space is at fault.
-        ResourceError: the cluster cannot hold one trial.
-        InterruptedRunError: Ctrl-C.
-    """
-    start = time.perf_counter()
-    wanted = prepared.experiment.name
-    name = new_name(home, wanted or prepared.stem, exact=wanted is not None, remedy="choose another with name=...")
-    _check_splits(prepared)
-    if (target := named_address(address)) is not None:
-        check_answers(target)
-    else:
-        plan(prepared)  # an impossible space or demand is refused before a cluster starts
-    with tracking(home) as tracker, connect(address) as cluster:
-        result = _sweep(prepared, home, display, name, tracker, cluster)
-    return SweepResult(name, *result, seconds=time.perf_counter() - start)
-
-
-def _sweep(
-    prepared: Prepared,
-    home: Home,
-    display: Callable[[SweepPlan], SweepDisplay],
-    name: str,
-    tracker: Tracker,
-    cluster: Cluster,
-) -> tuple[Sequence[TrialRecord], Winner]:
-    from vitray.tune.plan import plan_sweep
-    from vitray.tune.promote import promote
-    from vitray.tune.record import ranked
-    from vitray.tune.state import Sweep, write_state
-    from vitray.tune.sweep import run_trials
-
-    sweep_plan = check_trials(plan_sweep(prepared.experiment, **cluster.room), prepared.data.classes)
-    sweep = Sweep(name, _key(home, name), home.runs / name, sweep_plan, prepared.data.fingerprint)
-    shown = display(sweep_plan)
-    sweep.run.begin(tracker)
-    try:
-        records = run_trials(sweep, tracker, shown)
-        best = ranked(records, sweep_plan.search.metric, sweep_plan.search.mode)[0]
-        shown.stage(f"retraining {best.name} on train+val" if sweep_plan.search.retrain else f"promoting {best.name}")
-        group = plan_groups(prepared.experiment.cluster, **cluster.room, data_workers=prepared.experiment.data.workers)
-        winner = promote(
-            sweep,
-            best,
-            prepared.data,
-            tracker,
-            home.tracking_uri,
-            group,
-            on_report=lambda epoch, metrics: shown.stage(_retraining(best.name, epoch, metrics)),
-        )
-    except (KeyboardInterrupt, InterruptedRunError):
-        tracker.end_run(sweep.key, "KILLED")
-        raise
-    except BaseException:
-        tracker.end_run(sweep.key, "FAILED")
-        raise
-    write_state(
-        sweep,
-        records,
-        "done",
-        best=best.name,
-        test_accuracy=winner.score.accuracy,
-        model=f"models:/{winner.model}/{winner.version}",
-    )
-    tracker.set_tags(sweep.key, {"vitray.best": best.name, "vitray.model": f"{winner.model}/{winner.version}"})
-    tracker.end_run(sweep.key, "FINISHED")
-    return records, winner
-
-
-def _check_splits(prepared: Prepared) -> None:
-    for split, use in (("val", "trials are compared on"), ("test", "the winner is measured on")):
-        if not prepared.data.num_samples(split):
-            raise DataError(
-                f"has no images in its {split} split, which {use}",
-                where=prepared.data.store.shown,
-                remedy="prepare it with a share for every split",
-            )
-
-
-def _retraining(name: str, epoch: int, metrics: object) -> str:
-    loss = metrics.get("train/loss") if isinstance(metrics, dict) else None
-    return f"retraining {name} on train+val: epoch {epoch}" + (f", loss {loss:.3f}" if loss is not None else "")
-
-
-def _key(home: Home, name: str) -> str:
+def run_key(home: Home, name: str) -> str:
     """The tracker's key of a run: its name, and a part that tells two people's runs of that name apart."""
     path = home.runs / name / "key"
     if not path.is_file():

@@ -28,7 +28,7 @@ from vitray.models.package import PackageInfo, save_package
 from vitray.models.weights_file import write_weights
 
 log = logging.getLogger(__name__)
-_COMMIT = "commit.json"
+COMMIT = "commit.json"
 _FOLDER = re.compile(r"^step-(\d+)-[0-9a-f]{8}$")
 _OURS = re.compile(r"^(step-\d+-[0-9a-f]{8}|\.step-\d+-[0-9a-f]{8}\..+)$")  # also what a package was staged in
 
@@ -116,8 +116,7 @@ class CheckpointStore:
 
     def committed(self) -> list[Path]:
         """Folders with a commit record, newest first."""
-        found = [p for p in self.folder.glob("step-*") if _FOLDER.match(p.name) and (p / _COMMIT).is_file()]
-        return sorted(found, key=lambda p: (_step(p), (p / _COMMIT).stat().st_mtime_ns), reverse=True)
+        return committed_in(self.folder)
 
     def best(self) -> Path | None:
         """The checkpoint of the best validation score so far; the newest where nothing was validated."""
@@ -134,8 +133,14 @@ class CheckpointStore:
         kept = {p for p in committed if _step(p) == progress.best_step} | set(committed[: self._keep])
         for folder in self.folder.iterdir():
             if folder not in kept and _OURS.match(folder.name):
-                (folder / _COMMIT).unlink(missing_ok=True)  # first, so that no reader takes a half-removed folder
+                (folder / COMMIT).unlink(missing_ok=True)  # first, so that no reader takes a half-removed folder
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def committed_in(folder: Path) -> list[Path]:
+    """Committed checkpoints of a run that perhaps goes on, newest first."""
+    found = [p for p in folder.glob("step-*") if _FOLDER.match(p.name) and (p / COMMIT).is_file()]
+    return sorted(found, key=lambda p: (_step(p), (p / COMMIT).stat().st_mtime_ns), reverse=True)
 
 
 def verify(folder: Path) -> Progress:
@@ -145,7 +150,7 @@ def verify(folder: Path) -> Progress:
         CheckpointError: names the file that is missing or whose bytes are not those that were written.
     """
     try:
-        record = json.loads((folder / _COMMIT).read_text())
+        record = json.loads((folder / COMMIT).read_text())
         files = record["files"]
         intact = record["sha256"] == _digest_of(files)
     except (OSError, ValueError, KeyError, TypeError):
@@ -213,12 +218,12 @@ def _commit(folder: Path) -> None:
         with path.open("rb") as file:
             files[path.name] = hashlib.sha256(file.read()).hexdigest()
             os.fsync(file.fileno())
-    temporary = folder / (_COMMIT + ".tmp")
+    temporary = folder / (COMMIT + ".tmp")
     with temporary.open("w") as file:
         json.dump({"files": files, "sha256": _digest_of(files)}, file, indent=1, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(folder / _COMMIT)
+    temporary.replace(folder / COMMIT)
     for directory in (folder, folder.parent):
         descriptor = os.open(directory, os.O_RDONLY)
         try:

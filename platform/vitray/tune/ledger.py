@@ -45,10 +45,10 @@ class Ledger:
 
     def append(self, event: str, index: int, **facts: Any) -> TrialRecord:
         """Write an event of a trial and apply it to its record; ``at`` is now unless given."""
-        line = {"event": event, "index": index, "at": time.time(), **facts}
-        self._file.write(json.dumps(line, default=str).encode() + b"\n")
+        line = json.dumps({"event": event, "index": index, "at": time.time(), **facts}, default=str)
+        self._file.write(line.encode() + b"\n")
         self._file.flush()
-        return _apply(self.records, line)
+        return _apply(self.records, json.loads(line))  # as it will be read: a tuple comes back as a list
 
     def close(self) -> None:
         """Let another process have it."""

@@ -19,10 +19,11 @@ class TrialRecord:
 
     ``kind``: one that searches, one that ``repeats`` (the index of) a finalist with another seed, or the final
     retraining. ``values``: every config key that is not the sweep's own; the point is part of them, with PBT as they
-    are now. A report has ``epoch``, ``at`` (Unix time) and metrics. ``spans``: Unix times at which a group began with
-    the trial and let go of it, one a start; the last has no end while it runs. ``ended_by``: who stopped it before its
-    last epoch: the scheduler's name, or ``budget``. ``changes``: PBT's exploits, with ``epoch``, ``donor`` (index) and
-    the new ``point``. ``retries``: what was changed after a failure to try again.
+    are now (and as ``first_point`` at the beginning). A report has ``epoch``, ``step``, ``at`` (Unix time) and metrics.
+    ``spans``: Unix times at which a group began with the trial and let go of it, one a start; the last has no end while
+    it runs. ``ended_by``: who stopped it before its last epoch: the scheduler's name, or ``budget``. ``changes``: PBT's
+    exploits, with ``epoch``, ``donor`` (index) and the new ``point``. ``retries``: what was changed after a failure to
+    try again.
     """
 
     index: int
@@ -42,6 +43,7 @@ class TrialRecord:
     spans: list[list[float]] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
     retries: list[str] = field(default_factory=list)
+    first_point: Mapping[str, Any] | None = None
 
     def apply(self, event: Event) -> None:
         """Take one event of the ledger that concerns this trial."""
@@ -52,12 +54,14 @@ class TrialRecord:
             self.spans.append([event["at"]])
         elif kind == "report":
             self.epoch = int(event["epoch"])
-            self.reports.append({"epoch": float(self.epoch), "at": float(event["at"]), **event["metrics"]})
+            where = {"epoch": float(self.epoch), "step": float(event.get("step", 0)), "at": float(event["at"])}
+            self.reports.append({**where, **event["metrics"]})
             if self.start_s is None and "start_s" in event:
                 self.start_s, self.warm = float(event["start_s"]), bool(event["warm"])
         elif kind == "pause":
             self._close_span(event["at"])
         elif kind == "change":
+            self.first_point = self.begun_with
             self.point, self.values = dict(event["point"]), {**self.values, **event["point"]}
             self.changes.append({key: event[key] for key in ("epoch", "donor", "point")})
         elif kind == "retry":
@@ -66,6 +70,11 @@ class TrialRecord:
             self.status, self.ended_by = event["status"], event.get("ended_by")
             self.failure, self.failure_class = event.get("failure"), event.get("failure_class")
             self._close_span(event["at"])
+
+    @property
+    def begun_with(self) -> Mapping[str, Any]:
+        """The point that it was proposed with; PBT may have changed it since."""
+        return self.first_point if self.first_point is not None else self.point
 
     @property
     def ended(self) -> bool:

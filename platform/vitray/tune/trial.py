@@ -8,58 +8,70 @@ from typing import Any
 
 from ray import tune
 
+from vitray.errors import OutOfMemoryError
+from vitray.experiment import Experiment
+from vitray.train.checkpoint import COMMIT
 from vitray.train.mailbox import Ended
 from vitray.train.report import Report
+from vitray.train.resources import GroupPlan
+from vitray.train.retry import after_out_of_memory, retry_note
 from vitray.train.worker_group import WorkerGroup
-from vitray.tune.plan import SweepPlan
+from vitray.tune.conductor import FAILURE, FAILURE_CLASS, RETRY
+from vitray.tune.keys import changed
 
-FAILURE = "failure"  # key of a result that says why its trial failed
+_COMMIT_S = 60.0
 
 
 class WarmTrial(tune.Trainable):
-    """One experiment of a sweep. ``config["index"]`` is the point; the actor is reused, and its group with it."""
+    """One experiment of a sweep, as ``config["job"]`` says; the actor is reused, and its group with it."""
 
-    def setup(self, config: dict[str, Any], plan: SweepPlan, folder: str) -> None:
-        self._plan, self._folder = plan, Path(folder)
+    def setup(self, config: dict[str, Any], experiment: Experiment, groups: GroupPlan) -> None:
+        self._base, self._groups = experiment, groups
         self._group: WorkerGroup | None = None
         self._served = 0
         self._undecided = self._running = False
-        self._begin(config, time.time())
+        self._saving: str | None = None  # where the checkpoint of the last report is or is going to be
+        self._retry: str | None = None  # what was changed after it ran out of memory
+        self._said = False
+        self._experiment, self._folder = experiment, Path()
+        self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Tune hands the actor to the next trial: the group stays."""
         asked_at = time.time()
         self._leave()
-        self._begin(new_config, asked_at)
+        self._take(new_config, asked_at)
         return True
 
     def step(self) -> dict[str, Any]:
         """Go on to the next report. Tune's decision about the last one has been made by the time this is called."""
+        if not self._running:
+            self._begin()
         assert self._group is not None
         if self._undecided:
             self._undecided = False
             self._group.decide(True)
         said = self._group.next()
+        if isinstance(said, Ended) and isinstance(said.error, OutOfMemoryError) and self._retry is None:
+            smaller = after_out_of_memory(self._experiment)
+            if smaller is not None:
+                self._experiment, self._retry = smaller, retry_note(smaller)
+                self._group.start(smaller, self._folder)
+                said = self._group.next()
         if isinstance(said, Report):
-            self._undecided = True
-            epochs = self._experiment.train.epochs
-            return {
-                **self._start_times(said),
-                **said.metrics,
-                "epoch": said.epoch,
-                "step": said.step,
-                "timestamp_ms": said.timestamp_ms,
-                "checkpoint": said.checkpoint or "",
-                "done": said.epoch >= epochs,
-            }
+            self._undecided, self._saving = True, said.checkpoint
+            return self._result(said) | ({RETRY: self._say_retry()} if self._retry and not self._said else {})
         self._running = False
         assert said.error is not None, "an experiment that ends well says so in its last report"
         return self._failed(said)
 
     def save_checkpoint(self, checkpoint_dir: str) -> str:
-        """Tune asks when it stops a trial; the real checkpoints are in the run's folder, and this says where."""
-        folder = self._folder / "trials" / self._plan.trial_name(int(self.config["index"])) / "checkpoints"
-        (Path(checkpoint_dir) / "where.txt").write_text(str(folder))
+        """Tune asks when it stops or pauses a trial; the real checkpoint is in the run's folder, and committed soon."""
+        if self._saving:
+            deadline = time.monotonic() + _COMMIT_S
+            while not (Path(self._saving) / COMMIT).is_file() and time.monotonic() < deadline:
+                time.sleep(0.02)
+        (Path(checkpoint_dir) / "where.txt").write_text(str(self._saving))
         return checkpoint_dir
 
     def load_checkpoint(self, checkpoint: str | None) -> None:
@@ -70,46 +82,62 @@ class WarmTrial(tune.Trainable):
             self._leave()
             self._group.close()
 
-    def _begin(self, config: dict[str, Any], asked_at: float) -> None:
-        index = int(config["index"])
-        self._asked_at = asked_at
-        self._experiment = self._plan.trial(index)
+    def _take(self, config: dict[str, Any], asked_at: float | None = None) -> None:
+        job = config["job"]
+        self._asked_at = asked_at or time.time()
+        self._experiment, self._folder = changed(self._base, job["values"]), Path(job["folder"])
+        self._retry, self._said = None, False
+        self._saving = None
+
+    def _begin(self) -> None:
         if self._group is None:
-            self._group = WorkerGroup(self._plan.groups, max_restarts=self._experiment.cluster.max_restarts)
-        self._group.start(self._experiment, self._folder / "trials" / self._plan.trial_name(index))
+            self._group = WorkerGroup(self._groups, max_restarts=self._experiment.cluster.max_restarts)
+        self._group.start(self._experiment, self._folder)
         self._served += 1
         self._undecided, self._running = False, True
 
     def _leave(self) -> None:
         """End what runs: at the report that was last, so that a stopped trial wastes no step."""
-        assert self._group is not None
         if self._running and self._undecided:
+            assert self._group is not None
             self._group.decide(False)
             self._undecided = False
         while self._running:
+            assert self._group is not None
             said = self._group.next()
             if isinstance(said, Ended):
                 self._running = False
             else:
                 self._group.decide(False)
 
-    def _start_times(self, report: Report) -> dict[str, Any]:
-        """Seconds from Tune's start of the trial to its first optimizer step, and whether its group was warm."""
-        if report.first_step_at is None:
-            return {}
+    def _result(self, report: Report) -> dict[str, Any]:
+        started = {}
+        if report.first_step_at is not None:
+            # Seconds from Tune's start of the trial to its first optimizer step.
+            started = {"start_s": report.first_step_at - self._asked_at, "warm": self._served > 1}
         return {
-            "first_step_at": report.first_step_at,
-            "start_s": report.first_step_at - self._asked_at,
-            "warm": self._served > 1,
+            **started,
+            **report.metrics,
+            "epoch": report.epoch,
+            "step": report.step,
+            "timestamp_ms": report.timestamp_ms,
+            "done": report.epoch >= self._experiment.train.epochs,
         }
+
+    def _say_retry(self) -> str | None:
+        self._said = True
+        return self._retry
 
     def _failed(self, ended: Ended) -> dict[str, Any]:
         # A result instead of an exception: an exception would cost the actor, and the warm group with it.
-        search = self._plan.search
+        search = self._base.search
+        assert search is not None
         worst = float("-inf") if search.mode == "max" else float("inf")
         return {
             search.metric: worst,
             "epoch": self._experiment.train.epochs,
             FAILURE: str(ended.error),
+            FAILURE_CLASS: getattr(ended.error, "failure", "code"),
+            **({RETRY: self._say_retry()} if self._retry and not self._said else {}),
             "done": True,
         }

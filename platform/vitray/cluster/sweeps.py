@@ -1,0 +1,297 @@
+"""From a config to a registered winner: what `vitray sweep`, the quickstart and the job scripts have in common.
+
+Everything that can be refused is refused here, before a cluster starts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vitray.cluster.address import check_answers, named_address
+from vitray.cluster.launch import Prepared, run_key, tracking
+from vitray.cluster.local import Cluster, connect
+from vitray.cluster.machine import Machine
+from vitray.cluster.weights import check_trials
+from vitray.data.uri import public
+from vitray.errors import ConfigError, DataError, InterruptedRunError, TrainingError
+from vitray.experiment import Experiment
+from vitray.home import Home
+from vitray.tracking.tracker import Tracker
+from vitray.train.resources import plan_groups
+from vitray.train.run import new_name
+from vitray.tune.ledger import Ledger
+from vitray.tune.state import Sweep, load_sweep, write_state
+
+if TYPE_CHECKING:  # torch, Ray and MLflow take seconds to import: they come in when nothing is left to refuse
+    from vitray.tune.conductor import Conductor
+    from vitray.tune.plan import SweepPlan
+    from vitray.tune.promote import Winner
+    from vitray.tune.record import SweepDisplay, TrialRecord
+
+Display = Callable[["SweepPlan"], "SweepDisplay"]
+# What says how far a sweep goes, not what it searches: a resume may change it.
+_MAY_CHANGE = (
+    "search.budget.",
+    "search.max_code_errors",
+    "search.concurrent",
+    "search.finalists",
+    "search.seeds",
+    "cluster.max_restarts",
+)
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """``front``: for nsga2, the trials that no other beats in every objective. ``seconds``: of all its runs."""
+
+    name: str
+    trials: Sequence[TrialRecord]
+    winner: Winner
+    front: Sequence[TrialRecord]
+    seconds: float
+
+
+def plan(prepared: Prepared, *, address: str | None = None, home: Home | None = None) -> SweepPlan:
+    """What a sweep would do on this machine, or on the cluster at ``address``."""
+    _check_splits(prepared)
+    if named_address(address) is None:
+        made = _plan(prepared, Machine.here())
+    else:
+        with connect(address) as cluster:
+            made = _plan(prepared, cluster)
+    _earlier(prepared, made, home or Home.find())
+    return made
+
+
+def sweep(
+    prepared: Prepared, home: Home, display: Display, *, address: str | None = None, force: bool = False
+) -> SweepResult:
+    """Search, promote the winner, register it. ``force``: also where the present champion is better.
+
+    Raises:
+        ConfigError: the name is taken, or the space is at fault.
+        ResourceError: the cluster cannot hold one trial.
+        TrainingError: no trial came to a result, or too many ended in an error of the code.
+        InterruptedRunError: Ctrl-C; says how to go on.
+    """
+    wanted = prepared.experiment.name
+    name = new_name(
+        home,
+        wanted or prepared.stem,
+        exact=wanted is not None,
+        remedy=f"go on with it: vitray sweep resume {wanted}; or choose another with name=...",
+    )
+    return _run(prepared, home, display, name, address, force, seconds=0.0)
+
+
+def resume(
+    name: str,
+    home: Home,
+    display: Display,
+    *,
+    config: str | None = None,
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    force: bool = False,
+) -> SweepResult:
+    """Go on with a sweep that was interrupted or killed: what has ended stays, what ran goes on from its checkpoints.
+
+    ``config`` and ``overrides``: as it was begun with; its budget, its repeats and how many run at once may differ.
+
+    Raises:
+        ConfigError: there is no such sweep, it is done, another process runs it, or the config or the data differ.
+        Otherwise as :func:`sweep`.
+    """
+    saved = load_sweep(home.runs, name)
+    if saved.status == "running":
+        raise ConfigError("is running in another process", where=name, remedy="wait for it, or stop it with Ctrl-C")
+    if saved.status == "done" and (saved.facts.get("model") or not force):
+        what = saved.facts.get("model") or "nothing was registered, since the champion is better"
+        remedy = "vitray sweep report " + name if saved.facts.get("model") else "register it with --force"
+        raise ConfigError(f"is done: {what}", where=name, remedy=remedy)
+    asked = Experiment.load(config, overrides) if config else _overridden(saved.experiment, overrides)
+    prepared = Prepared.of(asked.with_values({"name": saved.experiment.name}), saved.name)
+    if changes := _changes(saved.experiment, prepared.experiment):
+        raise ConfigError(
+            f"the config is not the one that the sweep was begun with: {'; '.join(changes[:4])}",
+            where=name,
+            remedy="resume without these, or start a new sweep that begins with this one's trials: search.from=" + name,
+        )
+    if prepared.data.fingerprint != saved.fingerprint:
+        raise ConfigError(
+            f"the data have changed since the sweep began: their fingerprint is {prepared.data.fingerprint[:12]}..., "
+            f"not {saved.fingerprint[:12]}...",
+            where=prepared.data.store.shown,
+            remedy="bring the earlier data back, or start a new sweep",
+        )
+    seconds = float(saved.facts.get("seconds", 0.0))
+    return _run(prepared, home, display, name, address, force, seconds=seconds)
+
+
+def _run(
+    prepared: Prepared, home: Home, display: Display, name: str, address: str | None, force: bool, *, seconds: float
+) -> SweepResult:
+    start = time.perf_counter() - seconds
+    _check_splits(prepared)
+    if (target := named_address(address)) is not None:
+        check_answers(target)
+    else:
+        plan(prepared, home=home)  # an impossible space or demand is refused before a cluster starts
+    with tracking(home) as tracker, connect(address) as cluster:
+        from vitray.tune.pareto import front_of
+
+        made = _plan(prepared, cluster)
+        earlier = _earlier(prepared, made, home)
+        sweep = Sweep(name, run_key(home, name), home.runs / name, made, prepared.data.fingerprint)
+        with Ledger(sweep.folder) as ledger:
+            facts: dict[str, Any] = {}
+            try:
+                winner = _search_and_promote(
+                    sweep, ledger, earlier, prepared, tracker, display, home, cluster, force, facts
+                )
+            except BaseException as error:
+                interrupted = isinstance(error, KeyboardInterrupt | InterruptedRunError)
+                facts["seconds"] = time.perf_counter() - start
+                write_state(sweep, "interrupted" if interrupted else "failed", **facts)
+                tracker.end_run(sweep.key, "KILLED" if interrupted else "FAILED")
+                if isinstance(error, KeyboardInterrupt):
+                    raise _interrupted(name, ledger.records.values()) from None
+                raise
+            records = list(ledger.records.values())
+            objectives = made.search.objectives
+            front = [r for r, _ in front_of(records, sweep.experiment_of, objectives)] if objectives else []
+            facts |= {
+                "best": winner.trial.name,
+                "val_mean": winner.standing.mean,
+                "val_interval": winner.standing.interval,
+                "test_accuracy": winner.score.accuracy,
+                "test_interval": winner.score.interval,
+                "test_samples": winner.score.samples,
+                "model": winner.uri,
+                "alias": winner.alias,
+                "front": [record.name for record in front],
+                "seconds": time.perf_counter() - start,
+            }
+            write_state(sweep, "done", **facts)
+            tags = {"vitray.best": winner.trial.name, "vitray.model": winner.uri or "none: the champion is better"}
+            tracker.set_tags(sweep.key, tags)
+            # TODO report
+            tracker.end_run(sweep.key, "FINISHED")
+    return SweepResult(name, records, winner, front, seconds=time.perf_counter() - start)
+
+
+def _search_and_promote(
+    sweep: Sweep,
+    ledger: Ledger,
+    earlier: Sequence[TrialRecord],
+    prepared: Prepared,
+    tracker: Tracker,
+    display: Display,
+    home: Home,
+    cluster: Cluster,
+    force: bool,
+    facts: dict[str, Any],
+) -> Winner:
+    from vitray.tune.choose import choose
+    from vitray.tune.conductor import Conductor
+    from vitray.tune.promote import promote
+    from vitray.tune.proposer import make_proposer
+    from vitray.tune.sweep import run_trials
+
+    cluster_config, workers = prepared.experiment.cluster, prepared.experiment.data.workers
+    write_state(sweep, "running", **facts)
+    sweep.run.begin(tracker)
+    # The retraining runs when all else is done, so it may have the threads of all groups.
+    alone = plan_groups(cluster_config, **cluster.room, data_workers=workers)
+    retraining = {"cluster.threads": alone.threads} if alone.threads != sweep.plan.groups.threads else {}
+    shown = display(sweep.plan)
+    proposer = make_proposer(sweep.plan, earlier)
+    conductor = Conductor(sweep, ledger, proposer, tracker, shown, retraining)
+    run_trials(conductor)
+    records = conductor.records
+    _check_ended(conductor)
+    best = choose(records, sweep.plan.search).best
+    final = next((record for record in records if record.kind == "final"), None)
+    if final is not None and final.status == "failed":
+        raise TrainingError(f"retraining the winner failed: {final.failure}", where=sweep.name)
+    shown.stage(f"promoting {best.name}")
+    return promote(sweep, best, final, records, prepared.data, tracker, home.tracking_uri, force=force)
+
+
+def _check_ended(conductor: Conductor) -> None:
+    name, records = conductor.sweep.name, conductor.records
+    if conductor.halted == "interrupted":
+        raise _interrupted(name, records)
+    if conductor.halted:
+        failed = [r for r in records if r.failure_class == "code"]
+        raise TrainingError(
+            f"stopped, since {conductor.halted} (search.max_code_errors); {failed[-1].name}: {failed[-1].failure}",
+            where=name,
+            remedy=f"mend it, then go on with: vitray sweep resume {name}",
+        )
+
+
+def _interrupted(name: str, records: Any) -> InterruptedRunError:
+    records = list(records)
+    ended = sum(record.ended for record in records)
+    return InterruptedRunError(
+        f"interrupted, with {ended} of the {len(records)} trials begun so far at their end",
+        where=name,
+        remedy=f"go on with: vitray sweep resume {name}",
+    )
+
+
+def _plan(prepared: Prepared, room: Machine | Cluster) -> SweepPlan:
+    from vitray.tune.plan import plan_sweep
+
+    has: Mapping[str, Any] = room.room if isinstance(room, Cluster) else vars(room)
+    return check_trials(plan_sweep(prepared.experiment, **has), prepared.data.classes)
+
+
+def _earlier(prepared: Prepared, made: SweepPlan, home: Home) -> list[TrialRecord]:
+    from vitray.tune.earlier import earlier_trials
+
+    name = made.search.earlier
+    return earlier_trials(home.runs, name, made, prepared.data.fingerprint) if name else []
+
+
+def _log_report(sweep: Sweep, home: Home, tracker: Tracker) -> None:
+    from vitray.tune.report import write_report
+
+    folder = write_report(load_sweep(home.runs, sweep.name))
+    tracker.log_artifact(sweep.key, folder)
+
+
+def _check_splits(prepared: Prepared) -> None:
+    for split, use in (("val", "trials are compared on"), ("test", "the winner is measured on")):
+        if not prepared.data.num_samples(split):
+            raise DataError(
+                f"has no images in its {split} split, which {use}",
+                where=prepared.data.store.shown,
+                remedy="prepare it with a share for every split",
+            )
+
+
+def _overridden(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
+    from vitray.overrides import parse_override
+
+    return experiment.with_values(dict(parse_override(word) for word in overrides)) if overrides else experiment
+
+
+def _changes(saved: Experiment, asked: Experiment) -> list[str]:
+    before, after = (_flat(experiment.model_dump(mode="json")) for experiment in (saved, asked))
+    return [
+        public(f"{key} was {before.get(key)!r}, is {after.get(key)!r}")
+        for key in before | after
+        if before.get(key) != after.get(key) and not key.startswith(_MAY_CHANGE)
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+    return flat

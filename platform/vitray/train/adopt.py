@@ -1,0 +1,50 @@
+"""A run goes on from another run's checkpoint."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+from vitray.errors import CheckpointError
+from vitray.train.checkpoint import COMMIT, committed_in
+
+_POLL_S = 0.05
+
+
+def adopt(donor: Path, into: Path, step: int, *, timeout_s: float = 60.0) -> Path:
+    """Make the donor's checkpoint of ``step`` the newest of the checkpoints in ``into``; both are checkpoint folders.
+
+    The files are linked, not copied, where the file system can: a committed checkpoint never changes.
+
+    Raises:
+        CheckpointError: the donor has committed no checkpoint of that step in time.
+    """
+    source = _await(donor, step, timeout_s)
+    target = into / f"step-{step:09d}-{secrets.token_hex(4)}"
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        if file.name != COMMIT:
+            _link(file, target / file.name)
+    shutil.copyfile(source / COMMIT, target / COMMIT)  # last, and with a time of its own: of one step the newest counts
+    return target
+
+
+def _await(donor: Path, step: int, timeout_s: float) -> Path:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        for folder in committed_in(donor):
+            if folder.name.startswith(f"step-{step:09d}-"):
+                return folder
+        if time.monotonic() > deadline:
+            raise CheckpointError(f"there is no checkpoint of step {step}", where=str(donor))
+        time.sleep(_POLL_S)  # it is being written
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,301 @@
+"""Who conducts a sweep: decides what runs next and what must stop, and writes down all that happens.
+
+Runs in the driver, in the thread of Tune's loop, and knows neither Ray nor Tune. Everything that it decides follows
+from the ledger, so that a sweep whose driver was killed goes on as if nothing had been.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vitray.errors import TrainingError
+from vitray.search_config import BudgetConfig
+from vitray.tracking.tracker import Status, Tracker
+from vitray.tune.choose import choose, finalists
+from vitray.tune.keys import Point
+from vitray.tune.ledger import Ledger
+from vitray.tune.proposer import Proposer
+from vitray.tune.record import Kind, SweepDisplay, TrialRecord, metrics_of
+from vitray.tune.state import Sweep, trial_folder
+
+Next = TrialRecord | Literal["wait", "finished"]
+FAILURE = "failure"  # keys of a result that says why its trial failed
+FAILURE_CLASS = "failure_class"
+RETRY = "retry"
+
+
+@dataclass
+class Conductor:
+    """One run of a sweep, from its beginning or from where the last one left off.
+
+    ``retraining``: values for the final retraining beside the winner's. ``halted`` says why the sweep ends before it is
+    done: trials then stop at their next reports and are not ended, so that they can go on.
+    """
+
+    sweep: Sweep
+    ledger: Ledger
+    proposer: Proposer
+    tracker: Tracker
+    display: SweepDisplay
+    retraining: Mapping[str, Any] = field(default_factory=dict)
+    now: Callable[[], float] = time.time
+    halted: str | None = None
+
+    def __post_init__(self) -> None:
+        self.search = self.sweep.plan.search
+        self._running: set[int] = set()  # has a group, or is about to get one
+        self._waiting = [r.index for r in self.records if not r.ended]  # an earlier driver left them
+        for record in self.records:
+            if record.spans and len(record.spans[-1]) == 1:  # it was killed: what came after its last word is not known
+                last = record.reports[-1]["at"] if record.reports else 0.0
+                self.ledger.append("pause", record.index, at=max(record.spans[-1][0], last))
+        self._proposed_all = False
+        self._code_errors = 0
+        self._error: Exception | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles what it is given for a restore of its own, which vitray does not use
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        return list(self.ledger.records.values())
+
+    @property
+    def full(self) -> bool:
+        """Whether every group has a trial."""
+        return len(self._running) >= self.sweep.plan.groups.groups
+
+    @property
+    def idle(self) -> bool:
+        """Whether no group has a trial."""
+        return not self._running
+
+    @property
+    def more_to_come(self) -> bool:
+        """Whether trials that search may still be added."""
+        searched = sum(r.kind == "search" for r in self.ledger.records.values())
+        return not (self.halted or self._proposed_all or searched >= self.search.trials or self.spent)
+
+    def next(self) -> Next:
+        """The trial to start now; "wait" for the groups or for results; "finished" when nothing is left to start."""
+        if self.halted:
+            return "finished"
+        if self.full:
+            return "wait"
+        if self._waiting:
+            return self._start(self.ledger.records[self._waiting.pop(0)])
+        if (record := self._search_trial()) is not None:
+            return self._start(record)
+        if any(r.kind == "search" and not r.ended for r in self.records):
+            return "wait"
+        if (record := self._repeat_trial()) is not None:
+            return self._start(record)
+        if any(not r.ended for r in self.records):
+            return "wait"
+        final = self._final_trial()
+        return "finished" if final is None else self._start(final)
+
+    def through(self) -> bool:
+        """Whether nothing is left to run at all."""
+        asked = self.next()
+        if isinstance(asked, TrialRecord):  # to be asked for again
+            self._running.discard(asked.index)
+            self._waiting.insert(0, asked.index)
+        return asked == "finished"
+
+    def job(self, record: TrialRecord) -> dict[str, Any]:
+        """What a trial's process needs to know, as plain values."""
+        folder = str(trial_folder(self.sweep.folder, record))
+        return {"index": record.index, "name": record.name, "values": dict(record.values), "folder": folder}
+
+    def begun(self, index: int) -> None:
+        """A process has taken the trial."""
+        record = self.ledger.append("begin", index, at=self.now())
+        self._running.add(index)
+        tags = {"vitray.sweep": self.sweep.name}
+        if self.sweep.plan.weights:
+            tags["vitray.init_adapted"] = self.sweep.plan.weights
+        if record.repeats is not None:
+            tags["vitray.repeats"] = self.ledger.records[record.repeats].name
+        self._guard(lambda: self.sweep.run_of(record).begin(self.tracker, tags))
+        self.display.update(self.records)
+
+    def reported(self, index: int, result: Mapping[str, Any]) -> None:
+        """Take one of Tune's results. What was reported before (a trial went back to its checkpoint) is not new."""
+        record = self.ledger.records[index]
+        if retry := result.get(RETRY):
+            self.ledger.append("retry", index, at=self.now(), what=str(retry))
+        if FAILURE not in result and int(result["epoch"]) > record.epoch:
+            stamp = int(result["timestamp_ms"])
+            metrics = metrics_of(result)
+            start = {key: result[key] for key in ("start_s", "warm") if key in result}
+            where = {"epoch": int(result["epoch"]), "step": int(result["step"])}
+            self.ledger.append("report", index, at=stamp / 1000, **where, metrics=metrics, **start)
+            points = metrics | ({"start_s": float(start["start_s"])} if start else {})
+            run = self._run(record)
+            self._guard(lambda: self.tracker.log_metrics(run, points, step=record.epoch, timestamp_ms=stamp))
+        self.display.update(self.records)
+
+    def must_stop(self, index: int) -> bool:
+        """Whether a trial that has just reported stops there, whatever its scheduler thinks."""
+        return bool(self.halted) or (self.ledger.records[index].kind == "search" and self.spent)
+
+    def paused(self, index: int) -> None:
+        """Its scheduler has the trial wait for others; its group is free."""
+        self._running.discard(index)
+        self.ledger.append("pause", index, at=self.now())
+
+    def go_on(self, index: int) -> None:
+        """A trial that waited gets a group again."""
+        self._running.add(index)
+
+    def changed(self, index: int, epoch: int, donor: int, point: Point) -> TrialRecord:
+        """A trial goes on from another's weights, with other values."""
+        record = self.ledger.append("change", index, at=self.now(), epoch=epoch, donor=donor, point=dict(point))
+        said = f"epoch {epoch}: weights of {self.ledger.records[donor].name}, " + ", ".join(
+            f"{key}={value}" for key, value in point.items()
+        )
+        run = self._run(record)
+        self._guard(lambda: self.tracker.set_tags(run, {f"vitray.change.{len(record.changes)}": said}))
+        return record
+
+    def stopped(self, index: int, result: Mapping[str, Any] | None) -> None:
+        """Tune has let go of the trial: it is done, was stopped or failed, or is interrupted."""
+        record = self.ledger.records[index]
+        failure = (result or {}).get(FAILURE)
+        if failure is None and record.epoch >= self.sweep.experiment_of(record).train.epochs:
+            self._end(record, "done")
+        elif failure is not None:
+            self._end(record, "failed", failure=str(failure), failure_class=str((result or {}).get(FAILURE_CLASS)))
+        elif self.halted:
+            self._interrupt(record)
+        else:
+            by = "budget" if record.kind == "search" and self.spent else self.search.scheduler
+            self._end(record, "stopped", ended_by=by)
+
+    def crashed(self, index: int, reason: str) -> None:
+        """The trial's own process died, and Tune has given it up."""
+        record = self.ledger.records[index]
+        if not record.ended:
+            self._end(record, "failed", failure=reason, failure_class="lost")
+
+    def interrupt(self) -> None:
+        """The driver leaves: nothing stays RUNNING in the tracker."""
+        for record in self.records:
+            if record.status == "running" and not (record.spans and len(record.spans[-1]) == 2):
+                self._interrupt(record)
+
+    def raise_error(self) -> None:
+        """What the tracker raised; Tune's loop would have swallowed it."""
+        if self._error is not None:
+            raise self._error
+
+    def _search_trial(self) -> TrialRecord | None:
+        if not self.more_to_come:
+            return None
+        point = self.proposer.propose([r for r in self.records if r.kind == "search"])
+        if point is None:
+            self._proposed_all = True
+            return None
+        index = len(self.ledger.records)
+        return self._new(self.sweep.plan.name_of(index, point), "search", point, point)
+
+    def _repeat_trial(self) -> TrialRecord | None:
+        if not self.search.repeats:
+            return None
+        known = {(r.repeats, r.values["train.seed"]) for r in self.records if r.kind == "repeat"}
+        for finalist in finalists(self.records, self.search):
+            base = self.sweep.experiment_of(finalist).train.seed
+            for seed in range(base + 1, base + 1 + self.search.seeds):
+                if (finalist.index, seed) not in known:
+                    values = {**finalist.values, "train.seed": seed}
+                    name = f"repeat-{finalist.index:04d}-seed-{seed}"
+                    self.display.stage(f"repeating {finalist.name} with seed {seed}")
+                    return self._new(name, "repeat", finalist.point, values, repeats=finalist.index)
+        return None
+
+    def _final_trial(self) -> TrialRecord | None:
+        if not self.search.retrain or any(r.kind == "final" for r in self.records):
+            return None
+        try:
+            best = choose(self.records, self.search).best
+        except TrainingError:
+            return None  # no trial has a score; who reads the records says so
+        epochs = self.search.retrain_epochs or self.sweep.experiment_of(best).train.epochs
+        values = {**best.values, **self.retraining, "train.split": "train+val", "train.epochs": epochs}
+        self.display.stage(f"retraining {best.name} on train+val")
+        return self._new("final", "final", best.point, values)
+
+    def _new(
+        self, name: str, kind: Kind, point: Point, values: Mapping[str, Any], repeats: int | None = None
+    ) -> TrialRecord:
+        index = len(self.ledger.records)
+        return self.ledger.append(
+            "trial", index, at=self.now(), name=name, kind=kind, point=dict(point), values=dict(values), repeats=repeats
+        )
+
+    def _start(self, record: TrialRecord) -> TrialRecord:
+        self._running.add(record.index)
+        return record
+
+    def _end(self, record: TrialRecord, status: str, **why: Any) -> None:
+        self._running.discard(record.index)
+        self.ledger.append("end", record.index, at=self.now(), status=status, **why)
+        tags = {"vitray.outcome": status}
+        tags |= {f"vitray.{key}": str(value) for key, value in why.items()}
+        if record.retries:
+            tags["vitray.retry"] = "; ".join(record.retries)
+        if record.failure_class == "code":
+            self._code_errors += 1
+            if self._code_errors >= self.search.max_code_errors:
+                self.halted = self.halted or f"{self._code_errors} trials ended in an error of the code"
+        self._leave(record, tags, "FAILED" if status == "failed" else "FINISHED")
+
+    def _interrupt(self, record: TrialRecord) -> None:
+        self._running.discard(record.index)
+        self.ledger.append("pause", record.index, at=self.now())
+        self._leave(record, {"vitray.outcome": "interrupted"}, "KILLED")
+
+    def _leave(self, record: TrialRecord, tags: Mapping[str, str], status: Status) -> None:
+        run = self._run(record)
+        self._guard(lambda: self.tracker.set_tags(run, tags))
+        self._guard(lambda: self.tracker.end_run(run, status))
+        self.display.update(self.records)
+
+    def _run(self, record: TrialRecord) -> str:
+        return f"{self.sweep.key}/{record.name}"  # as in Sweep.run_of, which builds the experiment too
+
+    @property
+    def spent(self) -> bool:
+        """Whether the search has used up its budget."""
+        return over_budget(self.search.budget, self.records, self.sweep.plan.groups.ranks, self.now()) is not None
+
+    def _guard(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:
+            self._error = self._error or error
+
+
+def over_budget(budget: BudgetConfig, records: Sequence[TrialRecord], ranks: int, now: float) -> str | None:
+    """Which part of a budget is spent, in words; None while there is some left."""
+    searched = [r for r in records if r.kind == "search"]
+    ended = sum(r.ended for r in searched)
+    if budget.trials is not None and ended >= budget.trials:
+        return f"{ended} trials have ended"
+    if budget.minutes is None and budget.worker_hours is None:
+        return None
+    spans = sorted((span[0], span[1] if len(span) > 1 else now) for r in searched for span in r.spans)
+    hours = sum(end - begin for begin, end in spans) * ranks / 3600
+    if budget.worker_hours is not None and hours >= budget.worker_hours:
+        return f"{hours:.3g} worker-hours are spent"
+    seconds, upto = 0.0, 0.0  # of the union: trials run side by side, and not at all between a kill and its resume
+    for begin, end in spans:
+        seconds += max(0.0, end - max(begin, upto))
+        upto = max(upto, end)
+    if budget.minutes is not None and seconds >= 60 * budget.minutes:
+        return f"{seconds / 60:.3g} minutes are over"
+    return None

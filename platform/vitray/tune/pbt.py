@@ -1,0 +1,131 @@
+"""Population based training (Jaderberg et al. 2017): the worst go on from the best's weights, with other values.
+
+Synchronous: every ``search.perturb_epochs`` the members wait for each other. Who takes over whose weights, and with
+what values, follows from the seed and the members' reports at that epoch alone, so that it comes out the same after a
+restart, and metrics never go back in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+
+from vitray.data.rng import key
+from vitray.errors import VitrayError
+from vitray.search_config import SearchConfig
+from vitray.train.adopt import adopt
+from vitray.tune.conductor import Conductor
+from vitray.tune.explore import explore
+from vitray.tune.keys import Point
+from vitray.tune.record import TrialRecord
+from vitray.tune.schedule import Conducted, index_of
+from vitray.tune.space import Space
+from vitray.tune.state import trial_folder
+
+
+@dataclass(frozen=True)
+class Exploit:
+    """``receiver`` goes on from the weights of ``donor`` (indices of trials) with the values of ``point``."""
+
+    receiver: int
+    donor: int
+    point: Point
+
+
+def exploits(members: Sequence[TrialRecord], epoch: int, space: Space, search: SearchConfig) -> list[Exploit]:
+    """What becomes of the members after an epoch at which they are compared.
+
+    Members without a score of that epoch (they failed before) take no part. The best and the worst quantile are at
+    least one member each, and never the same.
+    """
+    sign = 1 if search.mode == "max" else -1
+    scores = {m.index: sign * s for m in members if (s := _score_at(m, epoch, search.metric)) is not None}
+    order = sorted(scores, key=lambda index: (-scores[index], index))
+    count = max(1, int(len(order) * search.quantile)) if len(order) > 1 else 0
+    points = {m.index: _point_at(m, epoch) for m in members}
+    found = []
+    for receiver in order[len(order) - count :]:
+        generator = np.random.Generator(np.random.Philox(key=key("pbt", search.seed, epoch, receiver)))
+        donor = order[int(generator.integers(count))]
+        found.append(Exploit(receiver, donor, explore(points[donor], space, generator)))
+    return found
+
+
+def _score_at(member: TrialRecord, epoch: int, metric: str) -> float | None:
+    return next((r[metric] for r in member.reports if r["epoch"] == epoch and metric in r), None)
+
+
+def _point_at(member: TrialRecord, epoch: int) -> Point:
+    """The values with which a member came to the epoch, whatever was decided there."""
+    before = [change["point"] for change in member.changes if change["epoch"] < epoch]
+    return before[-1] if before else member.begun_with
+
+
+class Population(Conducted):
+    """The scheduler of a population: trials wait for each other, then all go on."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__(conductor)
+        self._every = conductor.search.perturb_epochs
+        self._released: dict[int, int] = {}  # by member, the comparison that it has behind it
+        self._ready: list[int] = []
+
+    def judge(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        epoch = int(result["epoch"])
+        # A trial that goes on first repeats its last report, or that of the checkpoint which it was given.
+        waits = epoch % self._every == 0 and epoch > self._released.get(index_of(trial), 0)
+        return TrialScheduler.PAUSE if waits else TrialScheduler.CONTINUE
+
+    def choose(self, tune_controller: Any) -> Trial | None:
+        waiting = {index_of(t): t for t in tune_controller.get_trials() if t.status == Trial.PAUSED}
+        if not self._ready and waiting and self._all_there(waiting):
+            self._compare(waiting)
+        while self._ready:
+            trial = waiting.get(self._ready.pop(0))
+            if trial is not None:
+                return trial
+        return None
+
+    def _all_there(self, waiting: dict[int, Trial]) -> bool:
+        """Whether every member is at the comparison, has ended, or is beyond it."""
+        if self._conductor.more_to_come:
+            return False
+        epoch = min(self._epoch(index) for index in waiting)
+        members = [r for r in self._conductor.records if r.kind == "search"]
+        return all(m.ended or m.index in waiting or m.epoch > epoch for m in members)
+
+    def _compare(self, waiting: dict[int, Trial]) -> None:
+        conductor = self._conductor
+        epoch = min(self._epoch(index) for index in waiting)
+        members = [r for r in conductor.records if r.kind == "search"]
+        for exploit in exploits(members, epoch, conductor.sweep.plan.space, conductor.search):
+            receiver = conductor.ledger.records[exploit.receiver]
+            decided = any(change["epoch"] == epoch for change in receiver.changes)  # by a driver that died
+            if exploit.receiver not in waiting or (decided and receiver.epoch > epoch):
+                continue
+            if self._adopt(conductor.ledger.records[exploit.donor], receiver, epoch) and not decided:
+                conductor.changed(exploit.receiver, epoch, exploit.donor, exploit.point)
+            waiting[exploit.receiver].set_config({"job": conductor.job(receiver)})
+        for index in waiting:
+            if self._epoch(index) == epoch:
+                self._released[index] = epoch
+                self._ready.append(index)
+
+    def _adopt(self, donor: TrialRecord, receiver: TrialRecord, epoch: int) -> bool:
+        root = self._conductor.sweep.folder
+        source, target = (trial_folder(root, record) / "checkpoints" for record in (donor, receiver))
+        try:
+            adopt(source, target, step=next(int(r["step"]) for r in donor.reports if r["epoch"] == epoch))
+        except (VitrayError, OSError) as error:
+            self._conductor.display.stage(f"{receiver.name} keeps its weights: {error}")
+            return False
+        return True
+
+    def _epoch(self, index: int) -> int:
+        """The comparison at which a member waits."""
+        return self._conductor.ledger.records[index].epoch // self._every * self._every
