@@ -14,10 +14,10 @@ from optuna.trial import TrialState
 
 from vitray.tune.keys import Point
 from vitray.tune.record import TrialRecord
+from vitray.tune.samplers import GENERATION
 from vitray.tune.space import Space
 from vitray.tune.suggest import distributions, internal
 
-_GENERATION = "NSGAIISampler:generation"  # where that sampler looks for it
 _FEW_DISCARDED = 200
 Direction = Literal["maximize", "minimize"]
 
@@ -109,7 +109,7 @@ class History:
             if outcome.values is None:
                 self._storage.set_trial_state_values(trial, TrialState.PRUNED)
             else:
-                self._storage.set_trial_system_attr(trial, _GENERATION, self._completed // self._population)
+                self._storage.set_trial_system_attr(trial, GENERATION, self._completed // self._population)
                 self._storage.set_trial_state_values(trial, TrialState.COMPLETE, outcome.values)
                 self._completed += 1
             told[record.index], self._last = _state(record), _when(record)

@@ -11,6 +11,7 @@ from vitray.model_size import flops
 from vitray.search_config import SearchConfig
 from vitray.train.resources import GroupPlan, Room, plan_groups
 from vitray.tune.keys import Point, changed
+from vitray.tune.refusals import check_search
 from vitray.tune.space import Architecture, Space, compile_space, points_of, search_of
 
 
@@ -146,6 +147,7 @@ def plan_sweep(
     if not points:
         what = "holds no point that fits into a rank's memory"
         raise ConfigError(what, where="search.space", remedy="add smaller batches or models")
+    check_search(experiment, space)
     if groups.groups > len(points):
         groups = plan_groups(experiment.cluster, groups=len(points), **room, data_workers=experiment.data.workers)
     return SweepPlan(experiment, space, points, groups)

@@ -49,13 +49,11 @@ class Listed:
 
     def propose(self, records: Sequence[TrialRecord]) -> Point | None:
         known = self._known.of(records)
-        # By place and not by point alone: PBT changes points, and what was begun with is then in no record.
-        rest = self._points[len(records) :]
-        return next((point for point in rest if frozen(point) not in known), None)
+        return next((point for point in self._points[len(records) :] if frozen(point) not in known), None)
 
 
 class Points:
-    """The points of records, each read once; a ledger that was read has lists where points have tuples."""
+    """The points that records were proposed with, each read once: in a ledger are lists where points have tuples."""
 
     def __init__(self, space: Space) -> None:
         self._space = space
@@ -66,10 +64,10 @@ class Points:
         found = {}
         for record in records:
             read = self._read.get(record.index)
-            if read is None or read[0] is not record.point:
-                if (point := self._space.point_in(record.point)) is None:
+            if read is None or read[0] is not record.begun_with:
+                if (point := self._space.point_in(record.begun_with)) is None:
                     continue
-                read = self._read[record.index] = record.point, frozen(point), point
+                read = self._read[record.index] = record.begun_with, frozen(point), point
             found[read[1]] = read[2]
         return found
 

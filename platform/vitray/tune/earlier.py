@@ -1,0 +1,77 @@
+"""``search.from``: the trials of an earlier sweep as what a new one knows already."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vitray.errors import ConfigError
+from vitray.search_config import SearchConfig
+from vitray.tune.pareto import objective_values
+from vitray.tune.plan import SweepPlan
+from vitray.tune.record import TrialRecord
+from vitray.tune.state import load_sweep
+
+log = logging.getLogger(__name__)
+
+
+def earlier_trials(runs: Path, name: str, plan: SweepPlan, fingerprint: str) -> list[TrialRecord]:
+    """The trials of the sweep ``name`` that ended and lie in this plan's space, each with its point of this space.
+
+    A trial that searched fewer keys counts with the values that its config had. How many lie outside is logged.
+
+    Raises:
+        ConfigError: there is no such sweep, it still runs, it was of other data (``fingerprint``), none of its trials
+            lies in this space, or none reported what this search wants.
+    """
+    saved = load_sweep(runs, name)
+    if saved.status == "running":
+        raise ConfigError(f"sweep {name!r} still runs", where="search.from", remedy="wait for it, or stop it")
+    if saved.fingerprint != fingerprint:
+        raise ConfigError(
+            f"sweep {name!r} was of other data (fingerprint {saved.fingerprint[:12]}, not {fingerprint[:12]})",
+            where="search.from",
+            remedy="name a sweep of this dataset, or leave search.from unset",
+        )
+    ended = [r for r in saved.records if r.kind == "search" and r.ended and (r.reports or r.status == "failed")]
+    if not any(record.reports for record in ended):
+        raise ConfigError(f"no trial of sweep {name!r} was trained", where="search.from", remedy="name another sweep")
+    fitting = []
+    for record in ended:
+        point = plan.space.point_in({**record.values, **record.point})
+        if point is not None:
+            fitting.append(replace(record, point=point, first_point=None))
+    if not any(record.reports for record in fitting):
+        raise ConfigError(
+            f"none of the {len(ended)} trials of sweep {name!r} lies in this space: it searched "
+            f"{', '.join(saved.search['space'])}",
+            where="search.from",
+            remedy=f"name a sweep with values of {', '.join(plan.space.dimensions)} that are in search.space",
+        )
+    if plan.search.algorithm in ("tpe", "nsga2"):
+        _check_wanted(name, plan, fitting)
+    if left_out := len(ended) - len(fitting):
+        log.warning("%d of %d trials of sweep %s lie outside this space and are left out", left_out, len(ended), name)
+    return fitting
+
+
+def _check_wanted(name: str, plan: SweepPlan, trials: Sequence[TrialRecord]) -> None:
+    missing = [wanted for wanted in _wanted(plan.search) if not any(_has(plan, r, wanted) for r in trials)]
+    if missing:
+        known = sorted({key for record in trials for report in record.reports for key in report if "/" in key})
+        raise ConfigError(
+            f"no trial of sweep {name!r} reported {', '.join(missing)}",
+            where="search.from",
+            remedy=f"they reported {', '.join(known)}; search for one of these, or name another sweep",
+        )
+
+
+def _wanted(search: SearchConfig) -> Sequence[str]:
+    return search.objectives if search.algorithm == "nsga2" else (search.metric,)
+
+
+def _has(plan: SweepPlan, record: TrialRecord, wanted: str) -> bool:
+    return not math.isnan(objective_values(record, plan.experiment, (wanted,))[0])
