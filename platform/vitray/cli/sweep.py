@@ -11,6 +11,7 @@ import click
 
 from vitray.cli.options import address_option, config_argument, overrides_argument
 from vitray.cli.output import emit, grid, note, output_option
+from vitray.cli.sweep_report import report
 
 if TYPE_CHECKING:
     from vitray.cluster.launch import Prepared
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 @click.group()
 def sweep() -> None:
     """Search the Vision Transformer: patch size, depth, heads, positional encoding, and what else you name."""
+
+
+sweep.add_command(report)
 
 
 @sweep.command()

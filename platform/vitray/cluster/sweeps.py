@@ -152,6 +152,12 @@ def _run(
                 winner = _search_and_promote(
                     sweep, ledger, earlier, prepared, tracker, display, home, cluster, force, facts
                 )
+                records = list(ledger.records.values())
+                objectives = made.search.objectives
+                front = [r for r, _ in front_of(records, sweep.experiment_of, objectives)] if objectives else []
+                facts |= _facts(winner, front) | {"seconds": time.perf_counter() - start}
+                write_state(sweep, "done", **facts)
+                _log_report(sweep, home, tracker)
             except BaseException as error:
                 interrupted = isinstance(error, KeyboardInterrupt | InterruptedRunError)
                 facts["seconds"] = time.perf_counter() - start
@@ -160,25 +166,8 @@ def _run(
                 if isinstance(error, KeyboardInterrupt):
                     raise _interrupted(name, ledger.records.values()) from None
                 raise
-            records = list(ledger.records.values())
-            objectives = made.search.objectives
-            front = [r for r, _ in front_of(records, sweep.experiment_of, objectives)] if objectives else []
-            facts |= {
-                "best": winner.trial.name,
-                "val_mean": winner.standing.mean,
-                "val_interval": winner.standing.interval,
-                "test_accuracy": winner.score.accuracy,
-                "test_interval": winner.score.interval,
-                "test_samples": winner.score.samples,
-                "model": winner.uri,
-                "alias": winner.alias,
-                "front": [record.name for record in front],
-                "seconds": time.perf_counter() - start,
-            }
-            write_state(sweep, "done", **facts)
             tags = {"vitray.best": winner.trial.name, "vitray.model": winner.uri or "none: the champion is better"}
             tracker.set_tags(sweep.key, tags)
-            # TODO report
             tracker.end_run(sweep.key, "FINISHED")
     return SweepResult(name, records, winner, front, seconds=time.perf_counter() - start)
 
@@ -219,6 +208,20 @@ def _search_and_promote(
         raise TrainingError(f"retraining the winner failed: {final.failure}", where=sweep.name)
     shown.stage(f"promoting {best.name}")
     return promote(sweep, best, final, records, prepared.data, tracker, home.tracking_uri, force=force)
+
+
+def _facts(winner: Winner, front: Sequence[TrialRecord]) -> dict[str, Any]:
+    return {
+        "best": winner.trial.name,
+        "val_mean": winner.standing.mean,
+        "val_interval": winner.standing.interval,
+        "test_accuracy": winner.score.accuracy,
+        "test_interval": winner.score.interval,
+        "test_samples": winner.score.samples,
+        "model": winner.uri,
+        "alias": winner.alias,
+        "front": [record.name for record in front],
+    }
 
 
 def _check_ended(conductor: Conductor) -> None:

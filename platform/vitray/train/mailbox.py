@@ -49,6 +49,7 @@ class RankEnd:
 @dataclass
 class _Current:
     job: Job
+    asks_at: frozenset[int] | None = None  # epochs after which the driver decides; None: after every one
     outgoing: deque[Report | Ended] = field(default_factory=deque)
     ends: dict[int, int] = field(default_factory=dict)  # of the ranks that are through: their collectives
     failure: BaseException | None = None  # the first
@@ -75,12 +76,16 @@ class Mailbox:
 
     # The driver's side
 
-    async def submit(self, experiment: Experiment, run_dir: str) -> int:
-        """Offer a job to the ranks and return its number."""
+    async def submit(self, experiment: Experiment, run_dir: str, asks_at: frozenset[int] | None = None) -> int:
+        """Offer a job to the ranks and return its number.
+
+        ``asks_at``: epochs after which ranks wait for the driver's decision; by default after every one. After others
+        they go on at once, and hear of a stop at their next report.
+        """
         async with self._changed:
             assert self._current is None or self._current.ended, "one job at a time"
             self._number += 1
-            self._current = _Current(Job(self._number, experiment, run_dir))
+            self._current = _Current(Job(self._number, experiment, run_dir), asks_at)
             self._losses, self._progress = 0, None
             self._changed.notify_all()
             return self._number
@@ -142,6 +147,8 @@ class Mailbox:
                 current.outgoing.append(report)
                 self._losses = 0  # it gets on: restarts are counted since the last report
                 self._changed.notify_all()
+            if current.asks_at is not None and report.epoch not in current.asks_at:
+                return True
             await self._changed.wait_for(
                 lambda: current.decided_step >= report.step or self._stopped(current, report.step)
             )

@@ -109,7 +109,8 @@ class Conductor:
     def job(self, record: TrialRecord) -> dict[str, Any]:
         """What a trial's process needs to know, as plain values."""
         folder = str(trial_folder(self.sweep.folder, record))
-        return {"index": record.index, "name": record.name, "values": dict(record.values), "folder": folder}
+        job = {"index": record.index, "name": record.name, "values": dict(record.values), "folder": folder}
+        return {**job, "asks_at": self._asks_at(record)}
 
     def begun(self, index: int) -> None:
         """A process has taken the trial."""
@@ -129,14 +130,14 @@ class Conductor:
         if retry := result.get(RETRY):
             self.ledger.append("retry", index, at=self.now(), what=str(retry))
         if FAILURE not in result and int(result["epoch"]) > record.epoch:
-            stamp = int(result["timestamp_ms"])
+            stamp, epoch = int(result["timestamp_ms"]), int(result["epoch"])
             metrics = metrics_of(result)
             start = {key: result[key] for key in ("start_s", "warm") if key in result}
-            where = {"epoch": int(result["epoch"]), "step": int(result["step"])}
-            self.ledger.append("report", index, at=stamp / 1000, **where, metrics=metrics, **start)
             points = metrics | ({"start_s": float(start["start_s"])} if start else {})
-            run = self._run(record)
-            self._guard(lambda: self.tracker.log_metrics(run, points, step=record.epoch, timestamp_ms=stamp))
+            # The tracker first: what the ledger has is not said again after a restart.
+            self._guard(lambda: self.tracker.log_metrics(self._run(record), points, step=epoch, timestamp_ms=stamp))
+            where = {"epoch": epoch, "step": int(result["step"])}
+            self.ledger.append("report", index, at=stamp / 1000, **where, metrics=metrics, **start)
         self.display.update(self.records)
 
     def must_stop(self, index: int) -> bool:
@@ -193,6 +194,17 @@ class Conductor:
         if self._error is not None:
             raise self._error
 
+    def _asks_at(self, record: TrialRecord) -> list[int] | None:
+        """Epochs after which the scheduler decides, so that ranks wait for it; None where that is every one."""
+        search, epochs = self.search, self.sweep.plan.experiment.train.epochs
+        if record.kind != "search" or search.scheduler == "none":
+            return []
+        if search.scheduler == "asha":
+            return [epoch for epoch, _ in self.sweep.plan.rungs()]
+        if search.scheduler == "pbt":
+            return list(range(search.perturb_epochs, epochs, search.perturb_epochs))
+        return None
+
     def _search_trial(self) -> TrialRecord | None:
         if not self.more_to_come:
             return None
@@ -242,28 +254,28 @@ class Conductor:
         return record
 
     def _end(self, record: TrialRecord, status: str, **why: Any) -> None:
-        self._running.discard(record.index)
-        self.ledger.append("end", record.index, at=self.now(), status=status, **why)
         tags = {"vitray.outcome": status}
         tags |= {f"vitray.{key}": str(value) for key, value in why.items()}
         if record.retries:
             tags["vitray.retry"] = "; ".join(record.retries)
-        if record.failure_class == "code":
+        if why.get("failure_class") == "code":
             self._code_errors += 1
             if self._code_errors >= self.search.max_code_errors:
                 self.halted = self.halted or f"{self._code_errors} trials ended in an error of the code"
         self._leave(record, tags, "FAILED" if status == "failed" else "FINISHED")
+        self.ledger.append("end", record.index, at=self.now(), status=status, **why)
+        self.display.update(self.records)
 
     def _interrupt(self, record: TrialRecord) -> None:
-        self._running.discard(record.index)
-        self.ledger.append("pause", record.index, at=self.now())
         self._leave(record, {"vitray.outcome": "interrupted"}, "KILLED")
+        self.ledger.append("pause", record.index, at=self.now())
+        self.display.update(self.records)
 
     def _leave(self, record: TrialRecord, tags: Mapping[str, str], status: Status) -> None:
+        self._running.discard(record.index)
         run = self._run(record)
         self._guard(lambda: self.tracker.set_tags(run, tags))
         self._guard(lambda: self.tracker.end_run(run, status))
-        self.display.update(self.records)
 
     def _run(self, record: TrialRecord) -> str:
         return f"{self.sweep.key}/{record.name}"  # as in Sweep.run_of, which builds the experiment too

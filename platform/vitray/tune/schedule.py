@@ -155,8 +155,15 @@ class _HyperBand(HyperBandScheduler):
         super().__init__(time_attr="epoch", **kwargs)
         self._conductor = conductor
 
+    def _create_bracket(self, s: int) -> Any:
+        bracket: Any = super()._create_bracket(s)
+        bracket.filled = lambda: (
+            len(bracket._all_trials) >= bracket._n0
+        )  # Tune counts those alive: all come at once there
+        return bracket
+
     def _process_bracket(self, tune_controller: Any, bracket: Any) -> str:
-        if len(bracket._all_trials) < bracket._n0 and self._conductor.more_to_come:
+        if not bracket.filled() and self._conductor.more_to_come:
             return TrialScheduler.PAUSE
         action: str = super()._process_bracket(tune_controller, bracket)
         return action

@@ -34,6 +34,7 @@ class WarmTrial(tune.Trainable):
         self._retry: str | None = None  # what was changed after it ran out of memory
         self._said = False
         self._experiment, self._folder = experiment, Path()
+        self._asks_at: frozenset[int] | None = None  # epochs after which Tune decides; None: after every one
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -56,10 +57,11 @@ class WarmTrial(tune.Trainable):
             smaller = after_out_of_memory(self._experiment)
             if smaller is not None:
                 self._experiment, self._retry = smaller, retry_note(smaller)
-                self._group.start(smaller, self._folder)
+                self._group.start(smaller, self._folder, self._asks_at)
                 said = self._group.next()
         if isinstance(said, Report):
-            self._undecided, self._saving = True, said.checkpoint
+            self._undecided = self._asks_at is None or said.epoch in self._asks_at
+            self._saving = said.checkpoint
             return self._result(said) | ({RETRY: self._say_retry()} if self._retry and not self._said else {})
         self._running = False
         assert said.error is not None, "an experiment that ends well says so in its last report"
@@ -86,19 +88,23 @@ class WarmTrial(tune.Trainable):
         job = config["job"]
         self._asked_at = asked_at or time.time()
         self._experiment, self._folder = changed(self._base, job["values"]), Path(job["folder"])
+        self._asks_at = None if job["asks_at"] is None else frozenset(job["asks_at"])
         self._retry, self._said = None, False
         self._saving = None
 
     def _begin(self) -> None:
         if self._group is None:
             self._group = WorkerGroup(self._groups, max_restarts=self._experiment.cluster.max_restarts)
-        self._group.start(self._experiment, self._folder)
+        self._group.start(self._experiment, self._folder, self._asks_at)
         self._served += 1
         self._undecided, self._running = False, True
 
     def _leave(self) -> None:
-        """End what runs: at the report that was last, so that a stopped trial wastes no step."""
-        if self._running and self._undecided:
+        """End what runs: at the report that was last, so that a stopped trial wastes no step.
+
+        Where Tune decides only after some epochs and stops it after another (a budget is spent), at the next one.
+        """
+        if self._running:
             assert self._group is not None
             self._group.decide(False)
             self._undecided = False
