@@ -81,8 +81,7 @@ def save_package(folder: str | os.PathLike[str], state_dict: Mapping[str, Tensor
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
         new = Path(staging, "package")
         new.mkdir()
-        write_weights(new / WEIGHTS, weights)
-        (new / INFO).write_text(_to_json(info, _sha256(new / WEIGHTS)))
+        write_package(new, weights, info)
         for path in (new / WEIGHTS, new / INFO, new):
             _fsync(path)
         if folder.is_dir() and any(folder.iterdir()):
@@ -93,6 +92,12 @@ def save_package(folder: str | os.PathLike[str], state_dict: Mapping[str, Tensor
             new.replace(folder)  # also onto an empty folder
         _fsync(folder.parent)
     return folder
+
+
+def write_package(folder: Path, weights: Mapping[str, Tensor], info: PackageInfo) -> None:
+    """Write a package's files, contiguous tensors that are ``info.model``'s, into a folder that nobody reads yet."""
+    write_weights(folder / WEIGHTS, weights)
+    (folder / INFO).write_text(_to_json(info, _sha256(folder / WEIGHTS)))
 
 
 def load_package(

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from vitray.errors import CheckpointError
 from vitray.models import VisionTransformer
-from vitray.models.package import PackageInfo, save_package
+from vitray.models.package import PackageInfo, write_package
 from vitray.models.weights_file import write_weights
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class CheckpointStore:
         def write() -> None:
             target.mkdir(parents=True)
             # model.safetensors holds what one would use: the averaged weights where they are kept.
-            save_package(target, {**weights, **(average or {})}, info)
+            write_package(target, {**weights, **(average or {})}, info)
             if average is not None:
                 write_weights(target / "raw.safetensors", weights)
             write_weights(target / "optimizer.safetensors", optimizer)
@@ -216,7 +216,7 @@ def _commit(folder: Path) -> None:
     files = {}
     for path in sorted(folder.iterdir()):
         with path.open("rb") as file:
-            files[path.name] = hashlib.sha256(file.read()).hexdigest()
+            files[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
     temporary = folder / (COMMIT + ".tmp")
     with temporary.open("w") as file:

@@ -62,7 +62,7 @@ def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) ->
     validates = config.split == "train" and feed.data.num_samples("val") > 0
     with closing(feed.train(progress.step, total)) as batches:  # type: ignore[type-var]  # a stream is a generator
         for step, batch in enumerate(meter.watch(batches), start=progress.step + 1):
-            torch.manual_seed(key("step", config.seed, step, ranks.rank))  # dropout and stochastic depth
+            ranks.seed(key("step", config.seed, step, ranks.rank))  # dropout and stochastic depth
             lr = lr_at(step - 1, total_steps=total, steps_per_epoch=per_epoch, config=experiment.optim)
             for group in state.optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
