@@ -61,7 +61,7 @@ def load_mapping(path: str | Path, overrides: Sequence[str], *, root: type[Secti
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         what = f"is not valid YAML: {_problem(error)}"
-        raise ConfigError(what, where=f"{path}{line}", remedy="mend the YAML") from None
+        raise ConfigError(what, where=f"{path}{line}", remedy=_remedy(error, "mend the YAML")) from None
     if not isinstance(raw, dict):
         raise ConfigError("must be a mapping of sections", where=str(path), remedy="see configs/quickstart.yaml")
     for name in raw:
@@ -101,7 +101,7 @@ def parse_value(text: str) -> Any:
     except Exception as error:
         what = f"is not a YAML value: {_problem(error)}"
         shown = text if len(text) <= 60 else text[:57] + "..."
-        raise ConfigError(what, where=repr(shown), remedy="quote it for the shell") from None
+        raise ConfigError(what, where=repr(shown), remedy=_remedy(error, "quote it for the shell")) from None
 
 
 def _problem(error: Exception) -> str:
@@ -109,6 +109,12 @@ def _problem(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     return getattr(error, "problem", None) or next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _remedy(error: Exception, usual: str) -> str:
+    if _problem(error).endswith(("but got '['", "but got '{'")):  # as in {values: [1, 2], when: KEY in [A, B]}
+        return "within braces, put quotes around a text that has brackets: {..., when: 'KEY in [A, B]'}"
+    return usual
 
 
 def resolve_path(path: str, *, base: Path) -> str:

@@ -59,6 +59,17 @@ def test_the_table_shows_the_same(here: Here, digits: Path) -> None:
     assert any(re.fullmatch(r"training about \d\S* FLOP, at most \d\S*", line) for line in lines), lines
     assert "scheduler asha" in lines
     assert any(line.startswith("rung epoch 4: about 3 trials") for line in lines)
+    assert any(re.match(r"worker-hours .*assumed: 50% of the \d+ GFLOP/s .* no sweep yet", line) for line in lines), (
+        lines
+    )
+    assert any(line.startswith("afterwards retraining over 80 epochs: about") for line in lines)
+    search = ("search.scheduler=pbt", "search.space={optim.lr: [1e-4, 1e-3]}", "search.budget.trials=1")
+    lines = {" ".join(line.split()) for line in here("sweep", "plan", QUICKSTART, *search).out.splitlines()}
+    assert {"compared 9 times, at epochs 4 to 36", "budget 1 trials", "algorithm random"} <= lines
+    search = ("search.scheduler=hyperband", "search.algorithm=tpe", "search.trials=20")
+    lines = {" ".join(line.split()) for line in here("sweep", "plan", QUICKSTART, *search).out.splitlines()}
+    assert {"bracket epoch 40: 4 trials", "bracket epoch 13: 6 trials, epoch 39: 2 trials"} <= lines
+    assert "algorithm tpe; at most 20 trials, proposed as results come in" in lines
 
 
 def test_it_runs_nothing_and_writes_nothing_but_builtin_data(here: Here, tmp_path: Path) -> None:
@@ -82,6 +93,10 @@ def test_it_runs_nothing_and_writes_nothing_but_builtin_data(here: Here, tmp_pat
         (("search=null",), "has no space to search"),
         (("model.num_classes=11",), "model.num_classes: is 11, but the data has 10"),
         (("train.split=train+val",), "train.split"),
+        (("search.space={model.depth: {values: [1, 2], when: model.pool in [cls]}}",), "when: 'KEY in [A, B]'"),
+        (("search.space={model.depth: {values: [1, 2], when: model.pool == a, b}}",), "quotes around a condition"),
+        (("search.space={model.depth: [2]}",), "vitray train CONFIG model.depth=2"),
+        (("search.from=before",), "there is no sweep named 'before'"),
     ],
 )
 def test_what_cannot_run_is_refused(here: Here, digits: Path, words: tuple[str, ...], says: str) -> None:

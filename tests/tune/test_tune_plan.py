@@ -15,6 +15,7 @@ from vitray.errors import ConfigError, ResourceError
 from vitray.experiment import Experiment
 from vitray.model_size import count_parameters, flops
 from vitray.tune.plan import SweepPlan, plan_sweep
+from vitray.tune.speed import Speed
 
 SPACE = {"model.depth": [1, 2, 3], "model.num_heads": [2, 4, 7], "optim.lr": {"log": [1e-3, 1e-2]}}
 
@@ -52,7 +53,7 @@ def test_names_are_unique_and_the_same_in_every_process() -> None:
 def test_rungs_rise_in_epochs_fall_in_trials_and_end_with_the_last_epoch(
     trials: int, epochs: int, grace: int, factor: int, scheduler: str
 ) -> None:
-    asked = {"grace_epochs": grace, "reduction_factor": factor, "scheduler": scheduler}
+    asked: dict[str, Any] = {"grace_epochs": grace, "reduction_factor": factor, "scheduler": scheduler}
     made = plan(sections={"train.epochs": epochs}, trials=trials, **asked)
     rungs = made.rungs()
     at, counts = [epoch for epoch, _ in rungs], [count for _, count in rungs]
@@ -120,7 +121,7 @@ def test_the_cheapest_and_the_dearest_architecture_are_named_with_their_cost() -
 def test_operations_are_at_most_those_of_every_trial_and_fewer_where_trials_are_stopped(
     trials: int, epochs: int, grace: int, factor: int, scheduler: str
 ) -> None:
-    asked = {"grace_epochs": grace, "reduction_factor": factor, "scheduler": scheduler}
+    asked: dict[str, Any] = {"grace_epochs": grace, "reduction_factor": factor, "scheduler": scheduler}
     made = plan(sections={"train.epochs": epochs}, trials=trials, **asked)
     said: Any = made.describe(100)["training_flops"]
     each = [flops(made.trial(index).model).training * 100 for index in range(len(made.points))]
@@ -131,6 +132,66 @@ def test_operations_are_at_most_those_of_every_trial_and_fewer_where_trials_are_
         begun = epoch
     assert said["expected"] == pytest.approx(expected)
     assert said["expected"] <= said["at_most"] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("algorithm", ["tpe", "nsga2"])
+def test_what_is_proposed_later_is_stood_for_by_random_points(algorithm: str) -> None:
+    made = plan(algorithm=algorithm)
+    facts = made.describe(100)
+    assert facts["proposed"] == "at most 9 trials, proposed as results come in"
+    assert (facts["trials"], facts["algorithm"]) == (9, algorithm)
+    assert made.points == plan(algorithm="random").points
+    assert "proposed" not in plan().describe()
+
+
+def test_a_name_is_that_of_the_values_wherever_they_come_from() -> None:
+    made = plan()
+    assert made.name_of(3, made.points[3]) == made.trial_name(3)
+    assert made.name_of(3, {**made.points[3], "train.seed": 1}) != made.trial_name(3)
+    assert made.name_of(3, {"optim.betas": [0.9, 0.99]}) == made.name_of(3, {"optim.betas": (0.9, 0.99)})
+
+
+def test_architectures_are_counted_once_whatever_decides_on_them() -> None:
+    space = {
+        "model.depth": [1, 2],
+        "train.epochs": [10, 20, 30],
+        "model.num_heads": {"values": [4, 7], "when": "train.epochs == 30"},
+    }
+    facts = plan(space=space).describe()
+    assert (facts["architectures"], facts["valid_architectures"]) == (6, 4), "two depths: no heads, 4 heads, 7 heads"
+    assert (facts["combinations"], facts["valid_combinations"]) == (8, 6)
+    assert facts["refused"] == {"num_heads 7 does not divide embed_dim 64": 2}
+
+
+def test_what_follows_the_search_is_counted_apart() -> None:
+    search: dict[str, Any] = {"space": {"train.seed": [0, 1]}, "algorithm": "grid", "scheduler": "none"}
+    one = flops(plan().experiment.model).training * 10 * 40  # a training of 40 epochs over ten images
+    facts: Any = plan(**search, finalists=2, seeds=3, retrain_epochs=80).describe(10)
+    assert facts["training_flops"] == {"expected": 2 * one, "at_most": 2 * one}
+    after = {"repeats": 6, "retraining_epochs": 80, "training_flops": {"expected": 8 * one, "at_most": 8 * one}}
+    assert facts["afterwards"] == {**after, "worker_hours": None}
+    facts = plan(**search, retrain=False).describe(10)
+    nothing = {"repeats": 0, "retraining_epochs": None, "training_flops": {"expected": 0, "at_most": 0}}
+    assert facts["afterwards"] == {**nothing, "worker_hours": None}
+
+
+def test_hours_follow_from_the_speed_and_stay_within_the_budget() -> None:
+    search: dict[str, Any] = {"space": {"train.seed": [0, 1, 2, 3]}, "algorithm": "grid", "scheduler": "none"}
+    sections = {"train.global_batch": 32, "train.epochs": 10}
+    a_step = 0.5 + 1e-9 * 32 * flops(plan().experiment.model).training
+    hours = 4 * 10 * 4 * a_step / 3600  # trials, epochs, steps an epoch
+    speed = Speed(0.5, 1e-9, "as it was")
+    facts: Any = plan(sections=sections, **search).describe(100, speed)
+    expected = {"expected": pytest.approx(hours), "at_most": pytest.approx(hours), "source": "as it was"}
+    assert facts["worker_hours"] == expected
+    assert facts["wall_hours_expected"] == pytest.approx(hours / 4)
+    assert facts["afterwards"]["worker_hours"]["expected"] == pytest.approx(hours / 4), "one retraining"
+    less: Any = plan(sections=sections, **search, budget={"worker_hours": 0.001}).describe(100, speed)
+    assert less["worker_hours"]["at_most"] == 0.001
+    assert less["budget"] == {"worker_hours": 0.001}
+    half: Any = plan(sections=sections, **search, budget={"trials": 2}).describe(100, speed)
+    assert half["worker_hours"]["at_most"] == pytest.approx(hours / 2)
+    assert plan(**search).describe(100)["worker_hours"] is None, "nothing is known of the speed"
 
 
 def test_epochs_that_are_searched_count_for_each_trial() -> None:

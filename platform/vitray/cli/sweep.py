@@ -35,13 +35,19 @@ sweep.add_command(report)
 @address_option
 @output_option
 def plan(config: str, overrides: tuple[str, ...], address: str | None, output: str) -> None:
-    """What a sweep would do: size of the space, valid share, resources of a trial, trials at once. Runs nothing."""
+    """What a sweep would do, take and cost: the space and its valid share, trials at once, hours. Runs nothing."""
+    from vitray.cli.sweep_plan import plan_table
+    from vitray.cluster.address import named_address
     from vitray.cluster.launch import Prepared
     from vitray.cluster.sweeps import plan as plan_only
+    from vitray.home import Home
+    from vitray.tune.speed import speed_of
 
-    prepared = Prepared.load(config, overrides)
-    facts = plan_only(prepared, address=address).describe(prepared.data.num_samples("train"))
-    emit(facts, output, table=lambda: _plan_table(facts))
+    prepared, home = Prepared.load(config, overrides), Home.find()
+    made = plan_only(prepared, address=address, home=home)
+    speed = speed_of(home.runs, made.experiment, made.groups, here=named_address(address) is None)
+    facts = made.describe(prepared.data.num_samples("train"), speed)
+    emit(facts, output, table=lambda: plan_table(facts))
 
 
 _force = click.option("--force", is_flag=True, help="Register the winner as challenger where the champion is better.")
@@ -190,39 +196,6 @@ def _row(saved: SavedSweep) -> tuple[object, ...]:
     accuracy = f"{facts['test_accuracy']:.4f}" if "test_accuracy" in facts else ""
     ended = f"{sum(r.ended for r in searched)}/{saved.search['trials']}"
     return saved.name, saved.status, ended, facts.get("best", ""), accuracy, facts.get("model") or "", _age(saved.time)
-
-
-def _plan_table(facts: dict[str, Any]) -> str:
-    many = "a continuum" if facts["points_in_grid"] is None else f"{facts['points_in_grid']:,} points"
-    valid = "" if facts["valid_points"] is None else f", {facts['valid_points']:,} valid"
-    rows = [
-        ("space", f"{many}{valid}"),
-        ("architectures", f"{facts['valid_architectures']} of {facts['architectures']} valid"),
-        *(("  refused", f"{count}: {reason}") for reason, count in facts["refused"].items()),
-        *((end, _architecture(facts[end])) for end in ("cheapest", "dearest")),
-        ("trials", facts["trials"]),
-        ("trials at once", facts["trials_at_once"]),
-        ("a trial takes", facts["resources_per_trial"]),
-        ("metric", facts["metric"]),
-        ("scheduler", facts["scheduler"]),
-        *(("  rung", f"epoch {r['epoch']}: about {r['trials']} trials") for r in facts["rungs"]),
-        ("training", _training(facts["training_flops"])),
-        *(("begins with", line.strip()) for line in facts.get("begins_with", "").splitlines()),
-    ]
-    return grid(rows, ("what", "value"))
-
-
-def _architecture(facts: dict[str, Any]) -> str:
-    point = ", ".join(f"{name.split('.', 1)[1]}={value}" for name, value in facts["point"].items())
-    cost = (
-        f"{facts['parameters']:,} parameters, {facts['training_flops_an_image'] / 1e9:.3g} GFLOP to train on an image"
-    )
-    return f"{cost} ({point})" if point else cost
-
-
-def _training(flops: dict[str, float]) -> str:
-    expected, most = flops["expected"], flops["at_most"]
-    return f"{most:.3g} FLOP" if expected == most else f"about {expected:.3g} FLOP, at most {most:.3g}"
 
 
 def _age(when: float) -> str:

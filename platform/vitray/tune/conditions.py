@@ -18,7 +18,10 @@ from vitray.tune.dimensions import Choice, Dimension
 from vitray.tune.keys import Point, check_key, coerced, value_at
 
 _FORM = re.compile(r"\s*([\w.]+)\s*(==|!=|\bin\b)\s*(.*?)\s*", re.DOTALL)
-_REMEDY = "write KEY == VALUE, KEY != VALUE or KEY in [VALUE, ...], for example model.pos_encoding == relative"
+_REMEDY = (
+    "write KEY == VALUE, KEY != VALUE or KEY in [VALUE, ...], for example model.pos_encoding == relative; "
+    "within braces in quotes, as {values: [0, 4], when: 'KEY in [A, B]'}"
+)
 
 
 @dataclass(frozen=True)

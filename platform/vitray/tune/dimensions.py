@@ -121,7 +121,10 @@ def parse_dimension(name: str, raw: Any) -> Dimension:
             dimension = _KINDS[kind](where, *bounds) if len(bounds) in (2, 3) else None
             if dimension is not None:
                 return Choice(_distinct(name, dimension.values)) if isinstance(dimension, Choice) else dimension
-    raise ConfigError(f"is not a dimension: {raw!r}", where=where, remedy=_REMEDY)
+    # What a comma cuts off a text within braces is a key without a value.
+    cut = isinstance(raw, dict) and None in raw.values()
+    remedy = "put quotes around a condition that has commas: when: 'KEY in [A, B]'" if cut else _REMEDY
+    raise ConfigError(f"is not a dimension: {raw!r}", where=where, remedy=remedy)
 
 
 def _int(where: str, low: float, high: float, step: float = 1) -> Choice | None:

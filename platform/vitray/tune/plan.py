@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vitray.errors import ConfigError
 from vitray.experiment import Experiment
-from vitray.model_size import flops
 from vitray.search_config import SearchConfig
 from vitray.train.resources import GroupPlan, Room, plan_groups
+from vitray.tune.cost import describe_cost
 from vitray.tune.keys import Point, changed
 from vitray.tune.refusals import check_search
+from vitray.tune.rungs import Rung, brackets_of, rungs_of
 from vitray.tune.space import Architecture, Space, compile_space, points_of, search_of
+
+if TYPE_CHECKING:  # which reads the states of sweeps, and these hold plans
+    from vitray.tune.speed import Speed
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep will do. ``experiment`` is resolved against its data; ``weights``: what its trials begin with."""
+    """What a sweep will do. ``experiment`` is resolved against its data; ``weights``: what its trials begin with.
+
+    ``points``: what it tries, in order; for tpe and nsga2 a random sample that stands for what they will propose.
+    """
 
     experiment: Experiment
     space: Space
@@ -42,63 +50,61 @@ class SweepPlan:
         """As :meth:`trial_name`, of a trial with these values of config keys."""
         return f"trial-{index:04d}-{changed(self.experiment, values).identity[:8]}"
 
-    def rungs(self) -> list[tuple[int, int]]:
-        """ASHA's rungs as (epoch, trials expected to get there); one rung at the end without it."""
-        search, epochs = self.search, self.experiment.train.epochs
-        rungs, epoch = [], min(search.grace_epochs, epochs)
-        while search.scheduler == "asha" and epoch < epochs:
-            rungs.append(epoch)
-            epoch *= search.reduction_factor
-        counts = [max(1, len(self.points) // search.reduction_factor**i) for i in range(len(rungs) + 1)]
-        return list(zip([*rungs, epochs], counts, strict=True))
+    @property
+    def searched(self) -> int:
+        """Trials that search, at most."""
+        return min(len(self.points), self.search.budget.trials or len(self.points))
 
-    def describe(self, images: int | None = None) -> dict[str, object]:
+    def rungs(self) -> list[Rung]:
+        """The scheduler's rungs as (epoch, trials expected to get there); one, at the end, where it stops nothing."""
+        return rungs_of(self.search, self.experiment.train.epochs, self.searched)
+
+    def describe(self, images: int | None = None, speed: Speed | None = None) -> dict[str, object]:
         """The plan as plain values, in the order in which a person wants them.
 
-        ``images`` of the train split, where they are known, tell the operations of the whole training.
+        ``images`` of the train split, where they are known, tell the operations of the whole training, and ``speed``
+        the hours that they take.
         """
-        search = self.search
+        search, space = self.search, self.space
+        proposed = search.algorithm in ("tpe", "nsga2")
+        budget = {name: most for name, most in search.budget if most is not None}
+        combinations = len(space.shapes) + sum(space.refused.values())
         return {
             "space": dict(search.space),
-            "points_in_grid": None if math.isinf(self.space.size) else int(self.space.size),
-            "valid_points": None if math.isinf(self.space.valid_size) else int(self.space.valid_size),
-            "architectures": len(self.space.shapes) + sum(self.space.refused.values()),
-            "valid_architectures": len(self.space.shapes),
-            "refused": dict(self.space.refused),
-            "cheapest": _facts(self.space.cheapest),
-            "dearest": _facts(self.space.dearest),
+            "points_in_grid": None if math.isinf(space.size) else int(space.size),
+            "valid_points": None if math.isinf(space.valid_size) else int(space.valid_size),
+            "architectures": space.architectures,
+            "valid_architectures": space.valid_architectures,
+            "combinations": combinations,
+            "valid_combinations": len(space.shapes),
+            "refused": dict(space.refused),
+            "cheapest": _facts(space.cheapest),
+            "dearest": _facts(space.dearest),
             "trials": len(self.points),
+            "algorithm": search.algorithm,
+            **({"proposed": f"at most {self.searched} trials, proposed as results come in"} if proposed else {}),
+            **({"begins_with_trials_of": search.earlier} if search.earlier else {}),
             "resources_per_trial": self.groups.describe(),
             "trials_at_once": min(self.groups.groups, len(self.points)),
             "scheduler": search.scheduler,
             "rungs": [{"epoch": epoch, "trials": count} for epoch, count in self.rungs()],
+            **self._schedule(),
             "metric": f"{search.mode} {search.metric}",
-            **({"training_flops": training_flops(self, images)} if images is not None else {}),
+            **({"objectives": list(search.objectives)} if search.objectives else {}),
+            **({"budget": budget} if budget else {}),
+            **(describe_cost(self, images, speed) if images is not None else {}),
             **({"begins_with": self.weights} if self.weights else {}),
         }
 
-
-def training_flops(plan: SweepPlan, images: int) -> dict[str, float]:
-    """Floating-point operations of all trials: ``expected`` by the rungs, and ``at_most``, all to the last epoch.
-
-    Which trials reach a rung is not known before, so each counts with the mean of all.
-    """
-    costs = []  # a trial's operations an epoch, and its epochs
-    last = plan.experiment.train.epochs
-    for point in plan.points:
-        trial = changed(plan.experiment, point)
-        # ASHA ends every trial with the config's last epoch, whatever its own is.
-        epochs = trial.train.epochs if plan.search.scheduler == "none" else min(trial.train.epochs, last)
-        costs.append((flops(trial.model).training * images, epochs))
-    at_most = sum(cost * epochs for cost, epochs in costs)
-    if plan.search.scheduler == "none":
-        return {"expected": at_most, "at_most": at_most}
-    expected, begin = 0.0, 0
-    for end, trials in plan.rungs():
-        spent = sum(cost * max(0, min(end, epochs) - begin) for cost, epochs in costs)
-        expected += spent * trials / len(costs)
-        begin = end
-    return {"expected": expected, "at_most": at_most}
+    def _schedule(self) -> dict[str, object]:
+        """What rungs do not tell of a scheduler."""
+        search, epochs = self.search, self.experiment.train.epochs
+        if search.scheduler == "hyperband":
+            brackets = brackets_of(search, epochs, self.searched)
+            return {"brackets": [[{"epoch": e, "trials": n} for e, n in bracket] for bracket in brackets]}
+        if search.scheduler == "pbt":
+            return {"compared_at_epochs": list(range(search.perturb_epochs, epochs, search.perturb_epochs))}
+        return {}
 
 
 def _facts(architecture: Architecture) -> dict[str, object]:

@@ -77,6 +77,11 @@ class Space:
         return frozenset(frozen(shape) for shape in self.shapes)
 
     @cached_property
+    def valid_architectures(self) -> int:
+        """Architectures of which some shape is valid."""
+        return len({frozenset(item for item in shape.items() if item[0].startswith("model.")) for shape in self.shapes})
+
+    @cached_property
     def valid_size(self) -> float:
         """Valid points; infinite with a range in one of them."""
         return sum(self._points_of(shape) for shape in self.shapes)
