@@ -26,7 +26,7 @@ def serve_with_faults(given: dict[str, Any]) -> None:
     from vitray.train.clean import Settings
 
     train_step, run = loop.train_step, serving._run
-    fresh = {name: str(value) for name, value in Settings().values.items()}
+    fresh: dict[str, str] = {}
 
     def faulty_step(model: Any, state: Any, batch: Any, feed: Any) -> Any:
         experiment, rank = feed.experiment, feed.ranks.rank
@@ -43,6 +43,7 @@ def serve_with_faults(given: dict[str, Any]) -> None:
         held = [o for o in gc.get_objects() if isinstance(o, VisionTransformer | torch.optim.Optimizer)]
         wrapped = [o for o in gc.get_objects() if type(o).__name__ == "DistributedDataParallel"]
         now = {name: str(value) for name, value in Settings().values.items()}
+        fresh.update({} if fresh else now)
         found = {
             "pid": psutil.Process().pid,
             "rss": psutil.Process().memory_info().rss,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from vitray.train.run import Run, train_run
 from vitray.train.worker_group import WorkerGroup
 
 pytestmark = pytest.mark.ray
+_MANY = 40
 _TIMES = ("images_per_s", "data_wait", "epoch_s", "eval_s", "checkpoint_s")
 _Result = tuple[list[dict[str, float]], dict[str, torch.Tensor]]
 
@@ -154,3 +156,14 @@ def test_out_of_memory_is_tried_again_once_with_smaller_micro_batches(
         entry.tags["vitray.retry"] == notes[0] == "out of memory: again with 32 images at a time (train.accumulate=2)"
     )
     assert [p.step for p in entry.points if p.key == "train/loss"] == [1, 2, 3]
+
+
+def test_memory_is_flat_over_many_experiments(pair: WorkerGroup, digits: Path, tmp_path: Path) -> None:
+    """Of changing architectures. What torch and its allocator keep for reuse is there after the first ten."""
+    for number in range(_MANY):
+        shape = {"model__depth": 1 + number % 3, "model__embed_dim": 64 * (1 + number % 4), "train__epochs": 1}
+        run = experiment(digits, train__global_batch=512, train__seed=number, **shape)
+        pair.run(run, tmp_path / str(number), lambda r: True)
+    for rank in range(2):
+        mib = [found(tmp_path / str(number))[rank]["rss"] / 2**20 for number in range(10, _MANY)]
+        assert statistics.median(mib[-10:]) - statistics.median(mib[:10]) < 12, mib
