@@ -6,8 +6,8 @@ for the dark. The categories are those of Okabe and Ito, which people of any col
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 LIGHT = {
@@ -102,7 +102,7 @@ class Dot:
     r: float
     paint: str
     title: str | None = None
-    shape: Literal["circle", "star", "cross", "diamond"] = "circle"
+    shape: Literal["circle", "square", "star", "cross", "diamond"] = "circle"
 
 
 @dataclass(frozen=True)
@@ -146,12 +146,36 @@ def drawing(width: float, height: float, says: str, marks: Iterable[Mark]) -> Dr
     return Drawing(width, height, says, tuple(marks))
 
 
+def stacked(top: Drawing, bottom: Drawing) -> Drawing:
+    """One above the other."""
+    moved: list[Mark] = []
+    for mark in bottom.marks:
+        if isinstance(mark, Line):
+            moved.append(replace(mark, points=tuple((x, y + top.height) for x, y in mark.points)))
+        else:
+            moved.append(replace(mark, y=mark.y + top.height))
+    says = f"{bottom.says}. {top.says}"
+    return Drawing(max(top.width, bottom.width), top.height + bottom.height, says, (*top.marks, *moved))
+
+
+def legend(entries: Sequence[tuple[Dot, str]], width: float) -> Drawing:
+    """What marks mean, from left to right in as many lines as it takes."""
+    marks: list[Mark] = []
+    x, y = 10.0, 16.0
+    for dot, label in entries:
+        if x > 10 and x + 16 + text_width(label) > width:
+            x, y = 10.0, y + 20
+        marks += [replace(dot, x=x, y=y - 4), Text(x + 13, y, label, "label")]
+        x += 30 + text_width(label)
+    return drawing(width, y + 10, "Key: " + ", ".join(label for _, label in entries), marks)
+
+
 def text_width(text: str, size: float = 12.0) -> float:
     """About how many pixels a line of text takes in any sans-serif font."""
-    return 0.56 * size * len(text)
+    return 0.6 * size * len(text)
 
 
 def clipped(text: str, width: float, size: float = 12.0) -> str:
     """A text that fits into so many pixels."""
-    most = max(1, int(width / (0.56 * size)))
+    most = max(1, int(width / (0.6 * size)))
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vitray.plots.drawing import Box, Dot, Drawing, Line, Mark, Text, clipped, drawing, text_width
+from vitray.plots.drawing import Box, Dot, Drawing, Line, Mark, Text, clipped, drawing, legend, stacked, text_width
 from vitray.plots.scales import Scale, scale_for, tick_labels
 
 _NARROW = 560  # below this a row's name stands above its bar
@@ -62,10 +62,10 @@ def differences(rows: Sequence[Estimate], *, label: str, width: float = 880) -> 
     return drawing(width, layout.height, says, marks)
 
 
-def stacks(rows: Sequence[Stack], *, label: str, bar: float = 18, width: float = 880) -> Drawing:
-    """A bar a row of up to six parts; where an empty row stands for a gap, its name is a heading."""
+def stacks(rows: Sequence[Stack], *, parts: Sequence[str], label: str, bar: float = 18, width: float = 880) -> Drawing:
+    """A bar a row of up to six parts, below their names."""
     narrow = width < _NARROW
-    left = 10.0 if narrow else min(230.0, 16 + max((text_width(r.label) for r in rows), default=0))
+    left = 10.0 if narrow else min(230.0, 20 + max((text_width(r.label) for r in rows), default=0))
     notes = 0.0 if narrow else 14 + max((text_width(r.note) for r in rows), default=0)
     pitch = bar + (26 if narrow else 8)
     x = Scale(0, max((sum(r.parts) for r in rows), default=0) * 1.01 or 1.0, left, width - 10 - notes)
@@ -87,7 +87,8 @@ def stacks(rows: Sequence[Stack], *, label: str, bar: float = 18, width: float =
                 marks.append(Box(x(done), top, max(0.4, wide - (1 if wide > 3 else 0)), bar, f"part{part}", title))
                 done += value
     says = f"{label}: " + "; ".join(f"{r.label} {r.note}" for r in rows)
-    return drawing(width, height, says, marks)
+    key = [(Dot(0, 0, 6.5, f"part{i}", None, "square"), name) for i, name in enumerate(parts)]
+    return stacked(legend(key, width), drawing(width, height, says, marks))
 
 
 class _Layout:
@@ -95,7 +96,7 @@ class _Layout:
 
     def __init__(self, rows: Sequence[Estimate], width: float, *, zero: bool) -> None:
         self._narrow, self._width = width < _NARROW, width
-        self._left = 12.0 if self._narrow else 16 + min(260.0, max((text_width(r.label) for r in rows), default=0))
+        self._left = 12.0 if self._narrow else 20 + min(260.0, max((text_width(r.label) for r in rows), default=0))
         notes = 0.0 if self._narrow else 14 + max((text_width(r.note, 11) for r in rows), default=0)
         ends = [v for r in rows for v in (r.value, r.low, r.high) if math.isfinite(v)]
         self.x = scale_for(ends, self._left, width - 12 - notes, include=(0.0,))

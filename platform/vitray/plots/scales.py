@@ -92,5 +92,5 @@ def frame(x: Scale, y: Scale, x_label: str, y_label: str) -> list[Mark]:
             right = at + half + 6
     marks.append(Line(((x.start, y.start), (x.end, y.start)), "axis"))
     marks.append(Text((x.start + x.end) / 2, y.start + 38, x_label, "label", "middle"))
-    marks.append(Text(x.start - 46, (y.start + y.end) / 2, y_label, "label", "middle", upright=True))
+    marks.append(Text(x.start - 48, (y.start + y.end) / 2, y_label, "label", "middle", upright=True))
     return marks

@@ -73,6 +73,8 @@ def shape(dot: Dot) -> list[list[tuple[float, float]]]:
         return [[(x - r, y - r), (x + r, y + r)], [(x - r, y + r), (x + r, y - r)]]
     if dot.shape == "diamond":
         return [[(x, y - r), (x + r, y), (x, y + r), (x - r, y)]]
+    if dot.shape == "square":
+        return [[(x - r, y - r), (x + r, y - r), (x + r, y + r), (x - r, y + r)]]
     radii = [r if i % 2 == 0 else 0.45 * r for i in range(10)]
     angles = [math.pi * (i / 5 - 0.5) for i in range(10)]
     return [[(x + s * math.cos(a), y + s * math.sin(a)) for s, a in zip(radii, angles, strict=True)]]

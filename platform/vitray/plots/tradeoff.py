@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vitray.plots.drawing import Dot, Drawing, Line, Mark, Text, drawing, text_width
+from vitray.plots.drawing import Dot, Drawing, Line, Mark, Text, drawing, legend, text_width
 from vitray.plots.scales import frame, scale_for
 
 
@@ -65,20 +65,12 @@ def tradeoff(
     return drawing(width, height, f"{says}; {best}: {star.title}" if star else says, marks)
 
 
-def legend_marks(best: str = "winner", width: float = 430) -> Drawing:
-    """What the marks of :func:`tradeoff` and of the strips mean."""
-    entries: list[tuple[Mark, str]] = [
+def tradeoff_legend(best: str = "winner", width: float = 430) -> Drawing:
+    """What the marks of :func:`tradeoff` mean."""
+    entries = [
         (Dot(0, 0, 8, "winner", None, "star"), best),
         (Dot(0, 0, 5, "on-front"), "on the front"),
         (Dot(0, 0, 4, "done"), "full length"),
         (Dot(0, 0, 4, "stopped"), "stopped early"),
     ]
-    marks: list[Mark] = []
-    at, line = 10.0, 16.0
-    for mark, label in entries:
-        if at > 10 and at + 16 + text_width(label) > width:
-            at, line = 10.0, line + 20
-        assert isinstance(mark, Dot)
-        marks += [Dot(at, line - 4, mark.r, mark.paint, None, mark.shape), Text(at + 13, line, label, "label")]
-        at += 32 + text_width(label)
-    return drawing(width, line + 8, "Key to the marks: " + ", ".join(label for _, label in entries), marks)
+    return legend(entries, width)

@@ -11,7 +11,7 @@ import numpy as np
 from vitray.plots.drawing import Drawing
 from vitray.plots.row_charts import Estimate, differences, importance_bars
 from vitray.plots.strip import Scored, strip
-from vitray.plots.tradeoff import Priced, tradeoff
+from vitray.plots.tradeoff import Priced, tradeoff, tradeoff_legend
 from vitray.plots.trial_curves import Curve, Rung, trial_curves
 from vitray.tune.dimensions import Choice, Range
 from vitray.tune.report import words
@@ -25,11 +25,12 @@ HALF, WIDE, NARROW = 430, 880, 350
 
 @dataclass(frozen=True)
 class Chart:
-    """``draw`` takes a width in pixels; ``title`` stands above the PNG, and above the chart where it is one of many."""
+    """``draw`` takes a width in pixels. Above the PNG stand ``title`` and ``key``, a legend that a page has once."""
 
     name: str
     title: str
     draw: Callable[[float], Drawing]
+    key: Drawing | None = None
 
 
 def tradeoffs(view: SweepView) -> list[Chart]:
@@ -47,6 +48,7 @@ def tradeoffs(view: SweepView) -> list[Chart]:
             lambda width: tradeoff(
                 priced, cost=COSTS[cost], score=view.metric, higher=view.higher, best=view.best_name, width=width
             ),
+            tradeoff_legend(view.best_name, WIDE),
         )
 
     found = ((cost, [t for t in view.scored if math.isfinite(t.costs[cost]) and t.costs[cost] > 0]) for cost in COSTS)
@@ -66,7 +68,7 @@ def importance(found: Importances) -> Chart:
         )
         for r in found.rows
     ]
-    label = "squared error added by shuffling, over the variance of the scores"
+    label = "error added by shuffling (1 = variance)"
     return Chart(
         "importance", "How much each parameter mattered", lambda w: importance_bars(rows, label=label, width=w)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from vitray.data.uri import public
 from vitray.errors import VitrayError
+from vitray.plots.drawing import stacked
 from vitray.plots.svg import stylesheet
 from vitray.tune.report import charts, sections_runs, sections_search, sections_winner, time_charts, words
 from vitray.tune.report.charts import Chart
@@ -52,7 +54,8 @@ def write_report(saved: SavedSweep, to: Path | None = None) -> Path:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise VitrayError(
             f"cannot be written: {error.strerror or error}", where=str(path), remedy="name another file with --to"
         ) from None
@@ -68,7 +71,8 @@ def report_figures(saved: SavedSweep, folder: Path) -> Path:
     for old in folder.glob("*.png"):
         old.unlink()
     for chart in _charts(SweepView.of(saved)):
-        save(figure_of(chart.draw(charts.WIDE), chart.title), folder / f"{chart.name}.png")
+        drawn = chart.draw(charts.WIDE)
+        save(figure_of(stacked(chart.key, drawn) if chart.key else drawn, chart.title), folder / f"{chart.name}.png")
     return folder
 
 
@@ -90,7 +94,7 @@ def page(view: SweepView) -> str:
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script}'; base-uri 'none'"
     head = [
         Markup(f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'),
-        Markup('<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'),
+        Markup('<meta name="viewport" content="width=device-width,initial-scale=1">'),
         element("title", f"{view.saved.name}: sweep report"),
         element("style", Markup(stylesheet() + CSS)),
     ]

@@ -9,7 +9,7 @@ from vitray.tune.report import charts, time_charts, words
 from vitray.tune.report.html import Markup, element, joined, table
 from vitray.tune.report.sections_search import drawn
 from vitray.tune.report.sections_winner import about, section
-from vitray.tune.report.timing import PARTS, spent
+from vitray.tune.report.timing import spent
 from vitray.tune.report.view import SweepView, Trial
 
 _CLASSES = {
@@ -52,19 +52,10 @@ def time(view: SweepView) -> Markup:
     if starts:
         median = sorted(starts)[len(starts) // 2]
         text += f"In a warm group a trial's first step was done {words.duration(median)} after its start (median)."
-    legend = element(
-        "ul",
-        [
-            element("li", element("span", class_="swatch", style=f"background:var(--cat{i})"), p)
-            for i, p in enumerate(PARTS)
-        ],
-        class_="legend",
-    )
     shown = min(time_charts.MOST_BARS, sum(bool(t.record.spans) for t in view.all))
     more = element(
         "details",
         element("summary", f"By trial: the {shown} that took longest"),
-        legend,
         drawn(by_trial),
         open=shown <= 16,
     )
@@ -72,7 +63,7 @@ def time(view: SweepView) -> Markup:
         "start: until the first epoch's clock ran; other: decisions, and the epoch that a trial was ended in. Time in "
         "which no driver ran does not count."
     )
-    return section("time", heading, about(text), legend, drawn(by_outcome), more, parts)
+    return section("time", heading, about(text), drawn(by_outcome), more, parts)
 
 
 def failures(view: SweepView) -> Markup:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vitray.plots.svg import svg
-from vitray.plots.tradeoff import legend_marks
+from vitray.plots.tradeoff import tradeoff_legend
 from vitray.tune.dimensions import Choice
 from vitray.tune.report import charts, words
 from vitray.tune.report.charts import HALF, NARROW, WIDE, Chart
@@ -30,7 +30,7 @@ def tradeoff(view: SweepView) -> Markup:
             "front: no trial on it is beaten in both by another. Hollow dots were stopped early, so their scores are "
             f"from fewer epochs.{missing}"
         ),
-        raw(svg(legend_marks(view.best_name, HALF), "one")),
+        Markup(svg(tradeoff_legend(view.best_name, HALF), "one")),
         element("div", [drawn_once(c) for c in found], class_="pairs"),
         _front(view),
     )
@@ -115,10 +115,6 @@ def drawn(chart: Chart) -> Markup:
 def drawn_once(chart: Chart) -> Markup:
     """Of a width that fits both."""
     return Markup(svg(chart.draw(HALF), "one"))
-
-
-def raw(markup: str) -> Markup:
-    return Markup(markup)
 
 
 def analysed(view: SweepView, sample: Sample | None) -> Importances | None:

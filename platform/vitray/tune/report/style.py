@@ -56,10 +56,6 @@ th button:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
 th button::after{content:"\\2195";opacity:.35;margin-left:4px}
 th[aria-sort=ascending] button::after{content:"\\2191";opacity:1}
 th[aria-sort=descending] button::after{content:"\\2193";opacity:1}
-.legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:13px;color:var(--muted);padding:0;margin:10px 0 4px;
-list-style:none}
-.legend li{display:flex;align-items:center;gap:6px}
-.swatch{width:14px;height:14px;border-radius:3px;display:inline-block;flex:none}
 details{margin:8px 0;font-size:14px}
 summary{cursor:pointer;color:var(--accent)}
 code{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}

@@ -45,7 +45,7 @@ def _stacked(name: str, heading: str, rows: list[Stack], bar: float) -> Chart:
     longest = max((sum(r.parts) for r in rows), default=0.0)
     unit, size = ("hours", 3600.0) if longest >= 7200 else ("minutes", 60.0) if longest >= 120 else ("seconds", 1.0)
     scaled = [Stack(r.label, [p / size for p in r.parts], r.titles, r.note) for r in rows]
-    return Chart(name, heading, lambda w: stacks(scaled, label=f"worker-time ({unit})", bar=bar, width=w))
+    return Chart(name, heading, lambda w: stacks(scaled, parts=PARTS, label=f"worker-time ({unit})", bar=bar, width=w))
 
 
 def _stack(label: str, s: Spent, note: str) -> Stack:

@@ -117,18 +117,18 @@ def searched(runs: Path, trials: int = 24, status: str = "done", name: str = "di
     """A sweep under ASHA with rungs at 4 and 12 of 40 epochs, failures of three classes, repeats and a retraining."""
     written = Written(runs, name, trials=trials)
     points = list(written.sweep.plan.points)
-    failing = {3: ("oom", "CUDA out of memory: tried to allocate 3.2 GiB"), 9: ("nan", "the training loss is nan")}
-    failing[14] = ("code", "ValueError: <script>document.title='taken'</script> is no class & no \"name\"")
+    failing = {1: ("oom", "CUDA out of memory: tried to allocate 3.2 GiB"), 3: ("nan", "the training loss is nan")}
+    failing[5] = ("code", "ValueError: <script>document.title='taken'</script> is no class & no \"name\"")
     last = _asha({i: p for i, p in enumerate(points) if i not in failing})
     for index, point in enumerate(points):
         written.add(point)
+        if status != "done" and index == len(points) - 1:
+            written.train(index, 2)
+            return written.finish(status)
         if index in failing:
             kind, why = failing[index]
             written.train(index, 2 if kind == "nan" else 0)
             written.end(index, "failed", failure=why, failure_class=kind)
-        elif status != "done" and index == len(points) - 1:
-            written.train(index, 2)
-            return written.finish(status)
         else:
             written.train(index, last[index])
             written.end(index, **({} if last[index] == 40 else {"status": "stopped", "ended_by": "asha"}))
