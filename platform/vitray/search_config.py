@@ -43,7 +43,7 @@ class SearchConfig(_Named):
     """A sweep: the space and its limits, how it is searched, and what counts as best.
 
     ``from``: an earlier sweep of this home whose trials the search begins with. ``objectives``: what nsga2 trades off.
-    ``grace_epochs`` and ``reduction_factor`` are those of asha and hyperband; median waits for ``grace_epochs`` too.
+    ``grace_epochs``: the first rung of asha, and what median waits for. ``reduction_factor``: of asha and hyperband.
     PBT compares its members every ``perturb_epochs``; its worst ``quantile`` goes on from the weights of its best.
     ``finalists`` by ``metric`` are trained anew with ``seeds`` other seeds each before the winner is named (1 and 1:
     the best trial wins as it is). ``max_code_errors``: trials that end in an error of the code before the sweep stops.

@@ -37,18 +37,19 @@ def plan(space: dict[str, Any], **search: Any) -> SweepPlan:
 def saved(runs: Path, made: SweepPlan, *, metrics: tuple[str, ...] = ("val/accuracy",), points: int = 6) -> list[Point]:
     """A sweep called before, of which ``points`` trials ended: the deeper, the better, but for one that failed."""
     folder = runs / "before"
-    write_state_of = Sweep("before", "before-0", folder, made, "f00d")
+    sweep = Sweep("before", "before-0", folder, made, "f00d")
     with Ledger(folder) as ledger:
         for index, point in enumerate(made.points[:points]):
             name = made.name_of(index, point)
-            ledger.append("trial", index, name=name, point=point, values=made.experiment.flat() | dict(point))
+            ledger.append("trial", index, name=name, point=point, values=point)
             ledger.append("begin", index)
             scores = dict.fromkeys(metrics, 0.1 * made.experiment.with_values(dict(point)).model.depth)
             if index != 1:
                 ledger.append("report", index, epoch=1, step=10, metrics=scores)
             ledger.append("end", index, status="failed" if index == 1 else "done")
         ledger.append("trial", points, name="running", point=made.points[0], values={})
-    write_state(write_state_of, "done")
+    sweep.run.write_config()
+    write_state(sweep, "done")
     return list(made.points[:points])
 
 
@@ -69,6 +70,9 @@ def test_a_key_that_was_not_searched_counts_with_the_value_that_the_config_had(t
     wider = plan({**SPACE, "train.mixup": [0.0, 0.2]}, algorithm="tpe")
     known = earlier_trials(tmp_path, "before", wider, "f00d")
     assert [r.point["train.mixup"] for r in known] == [0.0] * 6
+    other = plan({**SPACE, "train.mixup": [0.1, 0.2]}, algorithm="tpe")
+    with pytest.raises(ConfigError, match="none of the 6 trials"):
+        earlier_trials(tmp_path, "before", other, "f00d")
 
 
 @pytest.mark.parametrize("algorithm", ["grid", "random", "tpe", "nsga2"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vitray.errors import ConfigError
 from vitray.search_config import SearchConfig
+from vitray.tune.keys import changed, value_at
 from vitray.tune.pareto import objective_values
 from vitray.tune.plan import SweepPlan
 from vitray.tune.record import TrialRecord
@@ -39,11 +40,13 @@ def earlier_trials(runs: Path, name: str, plan: SweepPlan, fingerprint: str) -> 
     ended = [r for r in saved.records if r.kind == "search" and r.ended and (r.reports or r.status == "failed")]
     if not any(record.reports for record in ended):
         raise ConfigError(f"no trial of sweep {name!r} was trained", where="search.from", remedy="name another sweep")
-    fitting = []
+    fitting, base = [], saved.experiment
     for record in ended:
-        point = plan.space.point_in({**record.values, **record.point})
+        trial = changed(base, {**record.values, **record.point})
+        point = plan.space.point_in({name: value_at(trial, name) for name in plan.space.dimensions})
         if point is not None:
-            fitting.append(replace(record, point=point, first_point=None))
+            model = {f"model.{name}": value for name, value in trial.model}  # its size is one of nsga2's objectives
+            fitting.append(replace(record, point=point, values=model | dict(point), first_point=None))
     if not any(record.reports for record in fitting):
         raise ConfigError(
             f"none of the {len(ended)} trials of sweep {name!r} lies in this space: it searched "

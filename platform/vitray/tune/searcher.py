@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from vitray.errors import ConfigError
 from vitray.search_config import HIGHER_IS_BETTER
 from vitray.tune.history import Direction, History, Outcome
 from vitray.tune.keys import Point, changed
@@ -84,6 +85,9 @@ class Searcher:
     def _of_several(self, record: TrialRecord) -> Outcome:
         if record.status != "done":
             return Outcome()
-        experiment = changed(self._plan.experiment, {**record.values, **record.point})
+        try:
+            experiment = changed(self._plan.experiment, {**record.values, **record.point})
+        except ConfigError:  # an earlier sweep's model, which does not go with what this one keeps fixed
+            return Outcome()
         values = objective_values(record, experiment, self._search.objectives)
         return Outcome(values if all(map(math.isfinite, values)) else None)
