@@ -28,25 +28,21 @@ def ours(data: str, workers: int, trials: int, folder: Path) -> tuple[float, lis
     """(cold start, warm starts) in seconds."""
     from ray import tune
 
-    from vitray.data import ShardedImages
-    from vitray.experiment import Experiment
+    from vitray.train.report import Report
     from vitray.train.resources import plan_groups
-    from vitray.tune.plan import SweepPlan
-    from vitray.tune.space import compile_space
     from vitray.tune.trial import WarmTrial
 
-    experiment = ShardedImages.open(data).resolve(
-        Experiment(
-            data={"path": data},
-            model={"patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4},
-            train={"epochs": EPOCHS, "global_batch": BATCH},
-            cluster={"workers": workers, "use_gpu": False},
-            search={"space": {"train.seed": list(range(trials))}, "trials": trials, "scheduler": "none"},
-        )
-    )
-    space = compile_space(experiment)
+    class Stamped(WarmTrial):
+        def _result(self, report: Report) -> dict[str, Any]:
+            return {**super()._result(report), "first_step_at": report.first_step_at}
+
+    search = {"space": {"train.seed": list(range(trials))}, "trials": trials, "scheduler": "none"}
+    experiment = _experiment(data, workers, search=search)
     groups = plan_groups(experiment.cluster, cpus=os.cpu_count() or 1, gpus=0)
-    plan = SweepPlan(experiment, space, tuple(space.grid()), groups)
+    jobs = [
+        {"index": i, "name": f"t{i}", "values": {"train.seed": i}, "folder": str(folder / f"t{i}"), "asks_at": None}
+        for i in range(trials)
+    ]
     first_steps: dict[int, float] = {}
     ended: list[float] = []
 
@@ -55,51 +51,30 @@ def ours(data: str, workers: int, trials: int, folder: Path) -> tuple[float, lis
             return {}
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-            first_steps.setdefault(trial.config["index"], result["first_step_at"])
+            first_steps.setdefault(trial.config["job"]["index"], result["first_step_at"])
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             ended.append(time.time())
 
     trainable = tune.with_resources(
-        tune.with_parameters(WarmTrial, plan=plan, folder=str(folder)), {"CPU": 0, "memory": 1}
+        tune.with_parameters(Stamped, experiment=experiment, groups=groups), {"CPU": 0, "memory": 1}
     )
     start = time.time()
-    _fit(trainable, {"index": tune.grid_search(list(range(trials)))}, folder, Watch(), reuse=True)
+    _fit(trainable, {"job": tune.grid_search(jobs)}, folder, Watch(), reuse=True)
     return _starts(start, ended, [first_steps[i] for i in range(trials)])
 
 
 def stock(data: str, workers: int, trials: int, folder: Path) -> tuple[float, list[float]]:
     """The same for the stock pattern: every trial is cold, so its warm starts are those after the first."""
+    import stock_trial
     from ray import tune
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
 
-    from vitray.experiment import ClusterConfig
     from vitray.train.resources import plan_groups
 
-    groups = plan_groups(ClusterConfig(workers=workers, use_gpu=False), cpus=os.cpu_count() or 1, gpus=0)
-    # The stock reader lists its files in a task of one whole CPU, whatever it is told, and waits for ever for it.
-    rank_cpus = min(groups.rank_cpus, ((os.cpu_count() or 1) - 1) / workers)
-    stamps = folder / "first_steps"
-    stamps.mkdir(parents=True)
+    experiment = _experiment(data, workers)
+    groups = plan_groups(experiment.cluster, cpus=os.cpu_count() or 1, gpus=0)
+    experiments = [experiment.with_values({"train.seed": i}) for i in range(trials)]
     ended: list[float] = []
-
-    def driver(config: dict[str, Any]) -> None:
-        import ray
-
-        dataset = ray.data.read_parquet(
-            f"{data}/train", columns=["image", "label"], ray_remote_args={"num_cpus": groups.task_cpus}
-        ).map_batches(_decode, num_cpus=groups.task_cpus)
-        TorchTrainer(
-            _train_loop,
-            train_loop_config={**config, "stamps": str(stamps), "workers": workers, "threads": groups.threads},
-            scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": rank_cpus}),
-            datasets={"train": dataset},
-            run_config=RunConfig(
-                name=f"seed{config['seed']}", storage_path=str(folder / "train"), callbacks=[TuneReportCallback()]
-            ),
-        ).fit()
 
     class Watch(tune.Callback):
         def __getstate__(self) -> dict[str, Any]:
@@ -108,10 +83,26 @@ def stock(data: str, workers: int, trials: int, folder: Path) -> tuple[float, li
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             ended.append(time.time())
 
-    trainable = tune.with_resources(driver, {"CPU": 0, "memory": 1})
+    driver = stock_trial.trainable(data, groups, folder, experiments, validate=False)
     start = time.time()
-    _fit(trainable, {"seed": tune.grid_search(list(range(trials)))}, folder, Watch(), reuse=False)
-    return _starts(start, ended, [float((stamps / str(i)).read_text()) for i in range(trials)])
+    space = {"index": tune.grid_search(list(range(trials)))}
+    _fit(tune.with_resources(driver, {"CPU": 0, "memory": 1}), space, folder, Watch(), reuse=False)
+    return _starts(start, ended, stock_trial.first_steps(folder, trials))
+
+
+def _experiment(data: str, workers: int, **search: Any) -> Any:
+    from vitray.data import ShardedImages
+    from vitray.experiment import Experiment
+
+    return ShardedImages.open(data).resolve(
+        Experiment(
+            data={"path": data},
+            model={"patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4},
+            train={"epochs": EPOCHS, "global_batch": BATCH},
+            cluster={"workers": workers, "use_gpu": False},
+            **search,
+        )
+    )
 
 
 def _fit(trainable: Any, space: dict[str, Any], folder: Path, watch: Any, *, reuse: bool) -> None:
@@ -132,45 +123,6 @@ def _starts(start: float, ended: list[float], first_steps: list[float]) -> tuple
     before = [start, *ended[:-1]]
     waits = [step - end for step, end in zip(first_steps, before, strict=True)]
     return waits[0], waits[1:]
-
-
-def _decode(batch: dict[str, Any]) -> dict[str, Any]:
-    import cv2
-    import numpy as np
-
-    images = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) for data in batch["image"]]
-    return {"image": np.stack(images), "label": batch["label"]}
-
-
-def _train_loop(config: dict[str, Any]) -> None:
-    import ray.train
-    import torch
-    from ray.train.torch import prepare_model
-
-    from vitray.experiment import ModelConfig
-    from vitray.models import VisionTransformer
-
-    torch.set_num_threads(config["threads"])
-    torch.manual_seed(config["seed"])
-    model = prepare_model(
-        VisionTransformer(
-            ModelConfig(image_size=8, in_chans=1, num_classes=10, patch_size=4, embed_dim=64, depth=4, num_heads=4)
-        )
-    )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    shard = ray.train.get_dataset_shard("train")
-    stamp = Path(config["stamps"]) / str(config["seed"])
-    loss = torch.zeros(())
-    for _ in range(EPOCHS):
-        for batch in shard.iter_torch_batches(batch_size=BATCH // config["workers"]):
-            images = batch["image"].float().unsqueeze(1) / 255
-            loss = torch.nn.functional.cross_entropy(model(images), batch["label"])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if ray.train.get_context().get_world_rank() == 0 and not stamp.exists():
-                stamp.write_text(str(time.time()))
-        ray.train.report({"loss": loss.item()})
 
 
 def main() -> None:

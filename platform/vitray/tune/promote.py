@@ -73,14 +73,6 @@ class Winner:
         return text
 
 
-def final_experiment(sweep: Sweep, best: TrialRecord) -> Experiment:
-    """The winning experiment as it is retrained: on train+val, since nothing is left to choose."""
-    experiment, search = sweep.experiment_of(best), sweep.plan.search
-    return experiment.with_values(
-        {"train.split": "train+val", "train.epochs": search.retrain_epochs or experiment.train.epochs}
-    )
-
-
 def promote(
     sweep: Sweep,
     best: TrialRecord,
