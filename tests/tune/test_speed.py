@@ -40,8 +40,9 @@ def saved(runs: Path, name: str, made: Experiment, *, slow: tuple[int, ...] = ()
             seconds = 100 * work / ranks * (10 if index in slow else 1)
             ledger.append("trial", index, name=plan.trial_name(index), point=point, values=dict(point))
             ledger.append("begin", index, at=1000.0)
-            ledger.append("report", index, at=1000.5, epoch=4, step=100, metrics={})
-            ledger.append("end", index, at=1000.0 + seconds, status="done")
+            start = {"start_s": 0.1 if index else 30.0, "warm": index > 0}
+            ledger.append("report", index, at=1000.5, epoch=4, step=100, metrics={}, **start)
+            ledger.append("end", index, at=1000.0 + seconds + (0 if index else 30.0), status="done")
     Run("k", name, "sweep", sweep.folder, made, "f00d").write_config()
     write_state(sweep, "done")
 
@@ -88,7 +89,7 @@ def test_else_it_is_assumed_from_a_matrix_product_on_cpus_alone(tmp_path: Path) 
     speed = speed_of(tmp_path, made, groups)
     assert speed is not None
     assert "of a matrix product here, no sweep yet" in speed.source
-    assert 1e9 < 1 / speed.flop_s < 1e14
+    assert 0 < speed.flop_s < 1e-6
     assert speed_of(tmp_path, made, groups, here=False) is None, "nothing is known of a cluster elsewhere"
     assert speed_of(tmp_path, made, plan_groups(made.cluster, cpus=2, gpus=1)) is None
     two = plan_groups(made.with_values({"cluster.workers": 2}).cluster, cpus=4, gpus=0)

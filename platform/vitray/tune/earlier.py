@@ -7,9 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from vitray.errors import ConfigError
-from vitray.search_config import SearchConfig
+from vitray.search_config import Metric, SearchConfig
 from vitray.tune.keys import changed, value_at
 from vitray.tune.pareto import objective_values
 from vitray.tune.plan import SweepPlan
@@ -64,7 +65,7 @@ def earlier_trials(runs: Path, name: str, plan: SweepPlan, fingerprint: str) -> 
 def _check_wanted(name: str, plan: SweepPlan, trials: Sequence[TrialRecord]) -> None:
     missing = [wanted for wanted in _wanted(plan.search) if not any(_has(plan, r, wanted) for r in trials)]
     if missing:
-        known = sorted({key for record in trials for report in record.reports for key in report if "/" in key})
+        known = [metric for metric in get_args(Metric) if any(_has(plan, record, metric) for record in trials)]
         raise ConfigError(
             f"no trial of sweep {name!r} reported {', '.join(missing)}",
             where="search.from",

@@ -23,7 +23,7 @@ _FEWEST = 3
 # A step of a small ViT on CPU comes to between a third and nine tenths of the rate of a large float32 product.
 _EFFICIENCY = 0.5
 _STEP_S = 0.005  # of a rank, whatever it computes: the optimizer, the data, hundreds of small kernels
-_SIZE, _FOR_S = 768, 0.1
+_SIZE, _FOR_S = 384, 0.1  # many short ones: the best of them had the cores to itself
 log = logging.getLogger(__name__)
 
 
@@ -50,8 +50,8 @@ def speed_of(runs: Path, experiment: Experiment, groups: GroupPlan, *, here: boo
 def measured(runs: Path, experiment: Experiment) -> Speed | None:
     """A line through the trials of earlier sweeps of the same precision and device; None where they are too few.
 
-    All that a trial took counts: its start, evaluation and checkpoints too. Medians of slopes and offsets (Theil 1950,
-    Sen 1968), so that a few trials which waited for something do no harm.
+    All that a trial took counts, evaluation and checkpoints too, but not the start of its group. Medians of slopes and
+    offsets (Theil 1950, Sen 1968), so that a few trials which waited for something do no harm.
     """
     points, names = [], dict[str, None]()
     newest = sorted((f for f in runs.glob("*") if is_sweep(f)), key=lambda f: -f.stat().st_mtime)
@@ -103,7 +103,9 @@ def _points(runs: Path, name: str, like: Experiment) -> Iterator[tuple[float, fl
             trial = changed(base, record.values)
             if steps and record.seconds > 0 and trial.train.precision == like.train.precision:
                 ranks = trial.cluster.workers
-                seconds = record.seconds * (ranks if isinstance(ranks, int) else ranks[0])
+                # Most of a first start in a group is the group's own, which there is one of.
+                cold = 0.0 if record.warm or record.start_s is None else record.start_s
+                seconds = max(0.0, record.seconds - cold) * (ranks if isinstance(ranks, int) else ranks[0])
                 yield float(flops(trial.model).training * trial.train.global_batch), seconds / steps
     except (VitrayError, OSError, AssertionError) as error:
         log.debug("sweep %s says nothing of the speed: %s", name, error)
