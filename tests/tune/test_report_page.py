@@ -211,7 +211,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_the_same_charts_are_pictures(tmp_path: Path) -> None:
-    saved = searched(tmp_path, trials=12)
+    saved = searched(tmp_path, trials=20)
     folder = tmp_path / "figures"
     folder.mkdir()
     (folder / "old.png").write_bytes(b"")
@@ -257,3 +257,27 @@ def test_a_scale_holds_its_values_and_its_ticks_tell_them_apart(values: list[flo
     if spread > 1e-2 * max(map(abs, values)):
         labels = tick_labels(ticks)
         assert len(set(labels)) == len(ticks) >= 1
+
+
+def test_the_answer_of_several_objectives_is_a_front(tmp_path: Path) -> None:
+    space = {"model.depth": [1, 2, 4], "model.patch_size": [2, 4]}
+    scores = {(1, 4): 0.5, (2, 4): 0.7, (4, 4): 0.6, (1, 2): 0.65, (2, 2): 0.8, (4, 2): 0.9}
+    points = [{"model.depth": d, "model.patch_size": p} for d, p in scores]
+    objectives = {"algorithm": "nsga2", "objectives": ["val/accuracy", "parameters"]}
+    saved = in_full(
+        tmp_path, points, space, lambda p: scores[p["model.depth"], p["model.patch_size"]], trials=6, **objectives
+    )
+    page = write_report(saved).read_text(encoding="utf-8")
+    front = re.search(r"<h3>The front</h3>.*?</table>", page, re.DOTALL)
+    assert front is not None
+    # A patch of 2 x 2 pixels has a smaller embedding than one of 4 x 4, and here it is better at every depth.
+    names = [saved.records[i].name for i, (_, patch) in enumerate(scores) if patch == 2]
+    assert sorted(re.findall(r"trial-\d{4}", front[0])) == sorted(names)
+    assert "nsga2 trades off val/accuracy and parameters" in front[0]
+
+
+def test_with_few_trials_it_says_what_cannot_be_told(tmp_path: Path) -> None:
+    page = parsed(searched(tmp_path, trials=7))
+    assert "model.pos_encoding" in page.text["pairs"]
+    assert "too few trials" in page.text["pairs"]
+    assert "adjusted" not in page.text["pairs"]

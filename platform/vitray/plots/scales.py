@@ -27,7 +27,7 @@ class Scale:
     def ticks(self, most: int = 6) -> list[float]:
         """Round values within the scale, at most about so many."""
         if self.log and self.high / self.low >= 3:
-            steps: tuple[tuple[int, ...], ...] = ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
+            steps = ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
             first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             for chosen in steps:
                 found = [s * 10.0**e for e in range(first, last + 1) for s in chosen]

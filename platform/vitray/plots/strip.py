@@ -47,14 +47,17 @@ def strip(
         places = [x(float(t.value)) for t in trials]
     else:
         empty = scale_for((), 62, width - 14)
-        marks = [m for m in frame(empty, y, key, score) if not _of_x(m, y.start)]
         slot = (empty.end - empty.start) / max(1, len(values))
         centres = {value: empty.start + (i + 0.5) * slot for i, value in enumerate(values)}
-        tilted = any(text_width(str(v), 11) > slot for v in values)
+        two_lines = any(text_width(str(v), 11) > slot for v in values)
+        if two_lines:
+            y = scale_for([t.score for t in trials], height - 62, 14)
+        marks = [m for m in frame(empty, y, "", score) if not _of_x(m, y.start)]
+        marks.append(Text((empty.start + empty.end) / 2, height - 12, key, "label", "middle"))
         for i, (value, centre) in enumerate(centres.items()):
-            label = clipped(str(value), 2 * slot if tilted else slot, 11)
-            drop = 14 if tilted and i % 2 else 0  # neighbours on two lines
-            marks.append(Text(centre, y.start + 16 + drop, label, "tick", "middle"))
+            label = clipped(str(value), 2 * slot if two_lines else slot, 11)
+            drop = 14 if two_lines and i % 2 else 0
+            marks.append(Text(centre, y.start + 17 + drop, label, "tick", "middle"))
             scores = [t.score for t in trials if t.value == value]
             if len(scores) > 1:
                 at, half = y(statistics.median(scores)), min(22.0, slot * 0.36)

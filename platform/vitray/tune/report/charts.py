@@ -19,8 +19,10 @@ from vitray.tune.report.compare import Comparison
 from vitray.tune.report.importance import Importances
 from vitray.tune.report.sample import Sample, is_number
 from vitray.tune.report.view import COSTS, SweepView, Trial, dimension_of
+from vitray.tune.rungs import rungs_of
 
 HALF, WIDE, NARROW = 430, 880, 350
+_MANY_STOPS = 4
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def curves(view: SweepView) -> Chart:
     worst = (
         None if view.higher or not ends else float(np.percentile(ends, 75) + 0.5 * np.ptp(np.percentile(ends, [5, 75])))
     )
-    rungs = rungs_of(view)
+    rungs = rungs_reached(view)
     return Chart(
         "learning_curves",
         "Learning curves",
@@ -153,20 +155,16 @@ def curves(view: SweepView) -> Chart:
     )
 
 
-def rungs_of(view: SweepView) -> list[Rung]:
-    """Epochs after which the scheduler stopped somebody, and ASHA's own rungs that were reached."""
+def rungs_reached(view: SweepView) -> list[Rung]:
+    """The scheduler's rungs that trials got to, and the epochs at which it stopped some besides."""
     search, last = view.search, view.base.train.epochs
     records = [t.record for t in view.trials]
-    epochs = {r.epoch for r in records if r.status == "stopped" and r.ended_by != "budget" and r.epoch}
-    if search.scheduler == "asha":
-        epoch = search.grace_epochs
-        while epoch < last:
-            epochs.add(epoch)
-            epoch *= search.reduction_factor
-    elif len(epochs) > 4:  # median stops anywhere: lines at every epoch would say nothing
-        return []
+    planned = {epoch for epoch, _ in rungs_of(search, last, len(records))} if records else set()
+    stops = {r.epoch for r in records if r.status == "stopped" and r.ended_by != "budget" and r.epoch}
+    if len(stops - planned) > _MANY_STOPS:  # median stops anywhere: lines at every epoch would say nothing
+        stops = set()
     found = []
-    for epoch in sorted(epochs):
+    for epoch in sorted((planned | stops) - {last}):
         reached = sum(r.epoch >= epoch for r in records)
         if reached:
             found.append(Rung(epoch, reached, sum(r.epoch > epoch for r in records)))

@@ -29,7 +29,7 @@ def curves(view: SweepView) -> Markup:
     text = f"A line is a trial. Scheduler: {view.search.scheduler}. "
     if stopped:
         text += f"{words.count(stopped, 'trial')} stopped early, each at its cross. "
-    if charts.rungs_of(view):
+    if charts.rungs_reached(view):
         text += "Dotted lines are the epochs at which trials were compared, with how many went on."
     if any(t.record.changes for t in view.trials):
         text += " A diamond is where a trial went on from another's weights."

@@ -66,7 +66,7 @@ def importance(view: SweepView, sample: Sample | None, found: Importances | None
 
 
 def comparisons(view: SweepView, sample: Sample | None) -> list[Comparison]:
-    """Of every searched choice; positional encodings and patch sizes first."""
+    """Of every searched choice of which something can be told; positional encodings and patch sizes first."""
     if sample is None:
         return []
     found = []
@@ -75,13 +75,14 @@ def comparisons(view: SweepView, sample: Sample | None) -> list[Comparison]:
             dimension = dimension_of(view.search, key)
             order = dimension.values if isinstance(dimension, Choice) else ()
             found.append(compare(sample, key, view.keys, view.search, order))
-    return found
+    return [c for c in found if any(d.method != "none" for d in c.rows)]
 
 
 def pairs(view: SweepView, sample: Sample | None, found: list[Comparison]) -> Markup:
     heading = "Matched comparisons"
+    left_out = [k for k in view.keys if sample and sample.is_choice(k) and k not in {c.key for c in found}]
     if sample is None or not found:
-        return section("pairs", heading, about(_nothing(view)))
+        return section("pairs", heading, about(_too_few(left_out) or _nothing(view)))
     unit = "percentage points" if view.is_share else "units"
     exact = any(d.method == "pairs" for c in found for d in c.rows)
     adjusted = any(d.method == "adjusted" for c in found for d in c.rows)
@@ -100,10 +101,13 @@ def pairs(view: SweepView, sample: Sample | None, found: list[Comparison]) -> Ma
     count = sum(len(c.rows) for c in found)
     if count >= 5:
         text += f"One in 20 is clear of zero by chance, and there are {count}."
+    text += _early(view, sample)
     blocks = [
         element("div", element("h3", element("code", c.key)), about(_against(c)), drawn(charts.comparison(view, c)))
         for c in found
     ]
+    if left_out:
+        blocks.append(about(_too_few(left_out)))
     return section("pairs", heading, about(text), *blocks)
 
 
@@ -121,6 +125,15 @@ def analysed(view: SweepView, sample: Sample | None) -> Importances | None:
     return importances(sample, view.keys, higher=view.higher) if sample and view.keys else None
 
 
+def _too_few(keys: list[str]) -> str:
+    if not keys:
+        return ""
+    return (
+        f"Left out, since there are too few trials: {words.listed(keys)}. It takes {ENOUGH_PAIRS} matched pairs, or "
+        "some trials more than all searched parameters have values."
+    )
+
+
 def _nothing(view: SweepView) -> str:
     if not view.keys:
         return "Left out: no parameter had two values among the trials that began."
@@ -133,10 +146,17 @@ def _basis(view: SweepView, sample: Sample) -> str:
     count = len(sample.observations)
     text = f"All trials are compared after epoch {sample.epoch}, which {count} of {count + sample.left_out} reached"
     if view.search.scheduler == "pbt":
-        return f"{text}: before any took over another's weights and values."
+        return f"{text}: before any took over another's weights and values.{_early(view, sample)}"
     if any(o.record.status == "stopped" for o in sample.observations):
-        return f"{text}: before the scheduler stopped any, since later epochs show survivors alone."
-    return text + "."
+        text += ": before the scheduler stopped any, since later epochs show survivors alone"
+    return f"{text}.{_early(view, sample)}"
+
+
+def _early(view: SweepView, sample: Sample) -> str:
+    last = view.base.train.epochs
+    if sample.epoch >= last:
+        return ""
+    return f" After {sample.epoch} of {last} epochs, what learns fast leads; it need not lead at the end."
 
 
 def _how_sure(found: Importances) -> str:

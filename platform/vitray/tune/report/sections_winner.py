@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitray.plots.scales import number
+from vitray.tune.pareto import front_of
 from vitray.tune.report import words
 from vitray.tune.report.html import Child, Markup, element, table
 from vitray.tune.report.timing import at_once
@@ -38,6 +39,7 @@ def winner(view: SweepView) -> Markup:
         element("p", element("strong", best.name), ": ", words.point(best.record.point), class_="lead"),
         tiles(shown),
         _cautions(view, best),
+        _front(view),
         _config(view, best),
     )
 
@@ -129,6 +131,29 @@ def _cautions(view: SweepView, best: Trial) -> Markup:
         score = words.score(runner.score, is_share=view.is_share)
         said.append(f"Next is {runner.name} with {score} ({words.point(runner.record.point)}).")
     return element("p", " ".join(said), class_="about") if said else Markup()
+
+
+def _front(view: SweepView) -> Markup:
+    """What a search with several objectives found: no one of these is better in all."""
+    objectives = view.search.objectives
+    if not objectives:
+        return Markup()
+    experiments = {t.record.index: t.experiment for t in view.trials}
+    front = front_of([t.record for t in view.trials], lambda record: experiments[record.index], objectives)
+    rows = [
+        [
+            record.name,
+            *(f"{value:,.0f}" if value >= 1e4 else f"{value:.4g}" for value in values),
+            words.point(record.point),
+        ]
+        for record, values in sorted(front, key=lambda pair: pair[1])
+    ]
+    text = (
+        f"{view.search.algorithm} trades off {words.listed(list(objectives))}: no trial beats one of these "
+        f"{len(rows)} in all of them. The {view.best_name} is the one of the best {view.metric.split(' (')[0]}."
+    )
+    shown = table(("trial", *objectives, "point"), rows, numbers=range(1, 1 + len(objectives)))
+    return Markup(element("h3", "The front") + about(text) + shown)
 
 
 def _config(view: SweepView, best: Trial) -> Markup:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vitray.tune.record import TrialRecord
+from vitray.tune.record import TrialRecord, busy_seconds
 
 PARTS = ("start", "data wait", "compute", "evaluation", "checkpoint", "other")
 _SLACK_S = 1e-3
@@ -59,14 +59,8 @@ def _of_span(record: TrialRecord, begin: float, end: float) -> Spent:
     return Spent(parts)
 
 
-def at_once(records: list[TrialRecord]) -> tuple[float, float]:
-    """Seconds from the first trial's begin to the last one's end, and how many trials ran at once on average.
-
-    Breaks in which nothing ran, as between an interruption and its resume, do not count.
-    """
-    spans = sorted(span for record in records for span in _spans(record))
-    busy, end = 0.0, float("-inf")
-    for begin, until in spans:
-        busy += max(0.0, until - max(begin, end))
-        end = max(end, until)
-    return busy, (sum(b - a for a, b in spans) / busy if busy > 0 else 0.0)
+def at_once(records: Sequence[TrialRecord]) -> tuple[float, float]:
+    """Seconds in which some trial ran, and how many did at once on average; breaks of the whole sweep do not count."""
+    last = max((report["at"] for record in records for report in record.reports), default=0.0)
+    busy = busy_seconds(records, last)
+    return busy, (sum(record.seconds for record in records) / busy if busy > 0 else 0.0)
