@@ -23,6 +23,7 @@ from vitray.tracking.tracker import Tracker
 from vitray.train.resources import plan_groups
 from vitray.train.run import new_name
 from vitray.tune.ledger import Ledger
+from vitray.tune.record import busy_seconds
 from vitray.tune.state import Sweep, load_sweep, write_state
 
 if TYPE_CHECKING:  # torch, Ray and MLflow take seconds to import: they come in when nothing is left to refuse
@@ -84,7 +85,7 @@ def sweep(
         exact=wanted is not None,
         remedy=f"go on with it: vitray sweep resume {wanted}; or choose another with name=...",
     )
-    return _run(prepared, home, display, name, address, force, seconds=0.0)
+    return _run(prepared, home, display, name, address, force)
 
 
 def resume(
@@ -127,14 +128,11 @@ def resume(
             where=prepared.data.store.shown,
             remedy="bring the earlier data back, or start a new sweep",
         )
-    seconds = float(saved.facts.get("seconds", 0.0))
-    return _run(prepared, home, display, name, address, force, seconds=seconds)
+    return _run(prepared, home, display, name, address, force)
 
 
-def _run(
-    prepared: Prepared, home: Home, display: Display, name: str, address: str | None, force: bool, *, seconds: float
-) -> SweepResult:
-    start = time.perf_counter() - seconds
+def _run(prepared: Prepared, home: Home, display: Display, name: str, address: str | None, force: bool) -> SweepResult:
+    start = time.perf_counter()
     _check_splits(prepared)
     if (target := named_address(address)) is not None:
         check_answers(target)
@@ -147,6 +145,7 @@ def _run(
         earlier = _earlier(prepared, made, home)
         sweep = Sweep(name, run_key(home, name), home.runs / name, made, prepared.data.fingerprint)
         with Ledger(sweep.folder) as ledger:
+            start -= busy_seconds(ledger.records.values(), time.time())  # what earlier drivers had
             facts: dict[str, Any] = {}
             try:
                 winner = _search_and_promote(

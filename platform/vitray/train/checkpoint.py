@@ -14,10 +14,11 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -35,12 +36,15 @@ _OURS = re.compile(r"^(step-\d+-[0-9a-f]{8}|\.step-\d+-[0-9a-f]{8}\..+)$")  # al
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: ``step`` optimizer steps are done. No random state: the next step reseeds itself."""
+    """Where a run stands: ``step`` optimizer steps are done. No random state: the next step reseeds itself.
+
+    ``reports``: all that were made so far, as :meth:`vitray.train.report.Report.as_json` has them.
+    """
 
     step: int = 0
     best: float | None = None
     best_step: int | None = None
-    metrics: dict[str, float] | None = None  # of the report that goes with it, at the end of an epoch
+    reports: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass
@@ -164,7 +168,7 @@ def verify(folder: Path) -> Progress:
             raise CheckpointError("is missing", where=str(folder / name)) from None
         if actual != expected:
             raise CheckpointError("is damaged: its bytes are not those that were written", where=str(folder / name))
-    return Progress(**json.loads((folder / "state.json").read_text()))
+    return _progress(folder)
 
 
 def _load(folder: Path, state: TrainState) -> Progress:
@@ -188,7 +192,12 @@ def _load(folder: Path, state: TrainState) -> Progress:
         for name, average in state.ema.items():
             average.copy_(weights[name])
     _restore_optimizer(state.optimizer, load_file(folder / "optimizer.safetensors"))
-    return Progress(**json.loads((folder / "state.json").read_text()))
+    return _progress(folder)
+
+
+def _progress(folder: Path) -> Progress:
+    state = json.loads((folder / "state.json").read_text())
+    return Progress(**{**state, "reports": tuple(state["reports"])})
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +37,12 @@ _SHOW_EVERY_S = 0.5
 _LOOK_EVERY = 256  # steps of an epoch that may be a long one: so often its loss is looked at
 
 
-def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) -> Progress:
+def fit(
+    feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore, known_epoch: int | None = None
+) -> Progress:
     """Train a resolved experiment from its newest checkpoint (or from the start) until its last epoch or a stop.
+
+    ``known_epoch``: whoever listens has the reports up to this epoch; later ones in the checkpoint are made again.
 
     Raises:
         NotFiniteError: the loss is not finite; every rank raises it.
@@ -49,9 +54,8 @@ def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) ->
     progress = store.restore(state)
     if progress.step == 0:  # later the weights it began with may be gone
         begin_with_pretrained(state, experiment, feed.data.classes)
-    if progress.metrics is not None and progress.step % per_epoch == 0:
-        # Whoever waits may have missed this report: the ranks can die between its checkpoint and its delivery.
-        again = Report(progress.step, progress.step // per_epoch, progress.metrics, str(store.newest()))
+    for kept in _unheard(progress, known_epoch):
+        again = Report.again(kept, str(store.newest()))
         if not ranks.agree(reporter.report(again) if ranks.first else True):
             return progress
     if config.compile:
@@ -78,10 +82,10 @@ def fit(feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore) ->
                 if step == total and ranks.first and wants_latency(experiment):
                     metrics["latency_ms"] = latency_ms(averaged_weights(state), experiment, ranks.device)
                 metrics["eval_s"] = meter.lap()
-                progress = replace(_advance(progress, step, metrics), metrics=metrics)
+                report = Report(step, step // per_epoch, metrics, first_step_at=meter.first_step_at)
+                progress = _advance(progress, report)
                 folder = store.save(state, progress, feed.package_info()) if ranks.first else None
-                metrics = {**metrics, "checkpoint_s": meter.lap()}
-                report = Report(step, step // per_epoch, metrics, str(folder), meter.first_step_at)
+                report = replace(report, metrics={**metrics, "checkpoint_s": meter.lap()}, checkpoint=str(folder))
                 if not ranks.agree(reporter.report(report) if ranks.first else True):
                     break
                 continue
@@ -150,11 +154,18 @@ def averaged_weights(state: TrainState) -> nn.Module:
     return model
 
 
-def _advance(progress: Progress, step: int, metrics: Mapping[str, float]) -> Progress:
-    progress = replace(progress, step=step)
-    score = metrics.get("val/accuracy")
+def _unheard(progress: Progress, known_epoch: int | None) -> list[Mapping[str, Any]]:
+    """Reports to make again. Whoever listens may have missed the one that goes with the checkpoint, and earlier ones
+    where the ranks do not wait for it: either side can die between a checkpoint and its report's delivery."""
+    known = math.inf if known_epoch is None else known_epoch
+    return [r for r in progress.reports if r["epoch"] > known or r["step"] == progress.step]
+
+
+def _advance(progress: Progress, report: Report) -> Progress:
+    progress = replace(progress, step=report.step, reports=(*progress.reports, report.as_json()))
+    score = report.metrics.get("val/accuracy")
     if score is not None and (progress.best is None or score > progress.best):
-        progress = replace(progress, best=score, best_step=step)
+        progress = replace(progress, best=score, best_step=report.step)
     return progress
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vitray.errors import OutOfMemoryError
@@ -28,6 +28,7 @@ class Job:
     experiment: Experiment
     run_dir: str
     attempt: int = 1
+    known_epoch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,23 @@ class Mailbox:
 
     # The driver's side
 
-    async def submit(self, experiment: Experiment, run_dir: str, asks_at: frozenset[int] | None = None) -> int:
+    async def submit(
+        self,
+        experiment: Experiment,
+        run_dir: str,
+        asks_at: frozenset[int] | None = None,
+        known_epoch: int | None = None,
+    ) -> int:
         """Offer a job to the ranks and return its number.
 
         ``asks_at``: epochs after which ranks wait for the driver's decision; by default after every one. After others
-        they go on at once, and hear of a stop at their next report.
+        they go on at once, and hear of a stop at their next report. ``known_epoch``: see :func:`vitray.train.loop.fit`.
         """
         async with self._changed:
             assert self._current is None or self._current.ended, "one job at a time"
             self._number += 1
-            self._current = _Current(Job(self._number, experiment, run_dir), asks_at)
+            job = Job(self._number, experiment, run_dir, known_epoch=known_epoch)
+            self._current = _Current(job, asks_at)
             self._losses, self._progress = 0, None
             self._changed.notify_all()
             return self._number
@@ -207,7 +215,7 @@ class Mailbox:
             if current is None or current.ended:
                 return going_on
             current.ends.clear()
-            current.job = Job(current.job.number, current.job.experiment, current.job.run_dir, current.job.attempt + 1)
+            current.job = replace(current.job, attempt=current.job.attempt + 1)
             if not going_on or isinstance(reason, OutOfMemoryError):
                 self._end(current, Ended(reason))
             return going_on

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,15 @@ class Report:
     checkpoint: str | None = None
     first_step_at: float | None = None  # Unix time at which the run's first optimizer step was done
     timestamp_ms: int = field(default_factory=lambda: int(time.time() * 1000))
+
+    def as_json(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {key: getattr(self, key) for key in ("step", "epoch", "metrics", "timestamp_ms")}
+
+    @classmethod
+    def again(cls, kept: Mapping[str, Any], checkpoint: str | None) -> Report:
+        """One that an earlier process made."""
+        return cls(**kept, checkpoint=checkpoint)
 
 
 OnReport = Callable[[Report], bool]  # the driver's decision: True to go on

@@ -133,7 +133,7 @@ def run_job(job: Job, ranks: Ranks, reporter: Any, options: StreamOptions) -> No
     feed = Feed(job.experiment, ShardedImages.open(job.experiment.data.path), ranks, options)
     store = CheckpointStore(Path(job.run_dir) / "checkpoints", keep=job.experiment.train.keep_checkpoints)
     try:
-        fit(feed, ranks, reporter, store)
+        fit(feed, ranks, reporter, store, job.known_epoch)
     finally:
         store.close()
         if job.experiment.train.compile:

@@ -48,13 +48,19 @@ class WorkerGroup:
         self._thread = threading.Thread(target=self._serve, daemon=True, name="vitray-worker-group")
         self._thread.start()
 
-    def start(self, experiment: Experiment, run_dir: Path, asks_at: frozenset[int] | None = None) -> None:
+    def start(
+        self,
+        experiment: Experiment,
+        run_dir: Path,
+        asks_at: frozenset[int] | None = None,
+        known_epoch: int | None = None,
+    ) -> None:
         """Offer a resolved experiment to the ranks. The one before must have ended.
 
         ``asks_at``: epochs whose reports want a :meth:`decide`; by default all. Ranks do not wait for the others to be
-        taken, and hear of a stop at their next report.
+        taken, and hear of a stop at their next report. ``known_epoch``: see :func:`vitray.train.loop.fit`.
         """
-        ray.get(self._mailbox.submit.remote(experiment, str(run_dir), asks_at))
+        ray.get(self._mailbox.submit.remote(experiment, str(run_dir), asks_at, known_epoch))
 
     def next(self, on_progress: OnProgress | None = None) -> Report | Ended:
         """Wait for the next report, or for the end. A report wants a :meth:`decide`, unless :meth:`start` said not.

@@ -18,7 +18,7 @@ from vitray.tune.choose import choose, finalists
 from vitray.tune.keys import Point
 from vitray.tune.ledger import Ledger
 from vitray.tune.proposer import Proposer
-from vitray.tune.record import Kind, SweepDisplay, TrialRecord, metrics_of
+from vitray.tune.record import Kind, SweepDisplay, TrialRecord, busy_seconds, metrics_of
 from vitray.tune.state import Sweep, trial_folder
 
 Next = TrialRecord | Literal["wait", "finished"]
@@ -110,7 +110,7 @@ class Conductor:
         """What a trial's process needs to know, as plain values."""
         folder = str(trial_folder(self.sweep.folder, record))
         job = {"index": record.index, "name": record.name, "values": dict(record.values), "folder": folder}
-        return {**job, "asks_at": self._asks_at(record)}
+        return {**job, "asks_at": self._asks_at(record), "known_epoch": record.epoch}
 
     def begun(self, index: int) -> None:
         """A process has taken the trial."""
@@ -149,9 +149,9 @@ class Conductor:
         self._running.discard(index)
         self.ledger.append("pause", index, at=self.now())
 
-    def go_on(self, index: int) -> None:
+    def go_on(self, index: int) -> TrialRecord:
         """A trial that waited gets a group again."""
-        self._running.add(index)
+        return self._start(self.ledger.records[index])
 
     def changed(self, index: int, epoch: int, donor: int, point: Point) -> TrialRecord:
         """A trial goes on from another's weights, with other values."""
@@ -300,14 +300,10 @@ def over_budget(budget: BudgetConfig, records: Sequence[TrialRecord], ranks: int
         return f"{ended} trials have ended"
     if budget.minutes is None and budget.worker_hours is None:
         return None
-    spans = sorted((span[0], span[1] if len(span) > 1 else now) for r in searched for span in r.spans)
-    hours = sum(end - begin for begin, end in spans) * ranks / 3600
+    hours = sum((span[1] if len(span) > 1 else now) - span[0] for r in searched for span in r.spans) * ranks / 3600
     if budget.worker_hours is not None and hours >= budget.worker_hours:
         return f"{hours:.3g} worker-hours are spent"
-    seconds, upto = 0.0, 0.0  # of the union: trials run side by side, and not at all between a kill and its resume
-    for begin, end in spans:
-        seconds += max(0.0, end - max(begin, upto))
-        upto = max(upto, end)
+    seconds = busy_seconds(searched, now)
     if budget.minutes is not None and seconds >= 60 * budget.minutes:
         return f"{seconds / 60:.3g} minutes are over"
     return None

@@ -110,7 +110,6 @@ class Population(Conducted):
                 continue
             if self._adopt(conductor.ledger.records[exploit.donor], receiver, epoch) and not decided:
                 conductor.changed(exploit.receiver, epoch, exploit.donor, exploit.point)
-            waiting[exploit.receiver].set_config({"job": conductor.job(receiver)})
         for index in waiting:
             if self._epoch(index) == epoch:
                 self._released[index] = epoch

@@ -122,6 +122,16 @@ def ranked(trials: Iterable[TrialRecord], metric: str, mode: str) -> list[TrialR
     return sorted(scored, key=rank)
 
 
+def busy_seconds(trials: Iterable[TrialRecord], now: float) -> float:
+    """How long at least one group had a trial: not what lies between an interruption and its resume."""
+    spans = sorted((span[0], span[1] if len(span) > 1 else now) for trial in trials for span in trial.spans)
+    seconds, upto = 0.0, 0.0
+    for begin, end in spans:  # side by side they count once
+        seconds += max(0.0, end - max(begin, upto))
+        upto = max(upto, end)
+    return seconds
+
+
 class SweepDisplay(Protocol):
     """Who shows a sweep while it runs."""
 

@@ -79,7 +79,8 @@ class Conducted(TrialScheduler):
             return None
         trial = self.choose(tune_controller)
         if trial is not None and trial.status == Trial.PAUSED:
-            self._conductor.go_on(index_of(trial))
+            record = self._conductor.go_on(index_of(trial))
+            trial.set_config({"job": self._conductor.job(record)})  # as it stands now
             return trial
         return None
 

@@ -34,6 +34,7 @@ class WarmTrial(tune.Trainable):
         self._retry: str | None = None  # what was changed after it ran out of memory
         self._said = False
         self._experiment, self._folder = experiment, Path()
+        self._known_epoch = 0  # the driver has the reports up to this one
         self._asks_at: frozenset[int] | None = None  # epochs after which Tune decides; None: after every one
         self._take(config)
 
@@ -57,7 +58,7 @@ class WarmTrial(tune.Trainable):
             smaller = after_out_of_memory(self._experiment)
             if smaller is not None:
                 self._experiment, self._retry = smaller, retry_note(smaller)
-                self._group.start(smaller, self._folder, self._asks_at)
+                self._group.start(smaller, self._folder, self._asks_at, self._known_epoch)
                 said = self._group.next()
         if isinstance(said, Report):
             self._undecided = self._asks_at is None or said.epoch in self._asks_at
@@ -88,6 +89,7 @@ class WarmTrial(tune.Trainable):
         job = config["job"]
         self._asked_at = asked_at or time.time()
         self._experiment, self._folder = changed(self._base, job["values"]), Path(job["folder"])
+        self._known_epoch = int(job["known_epoch"])
         self._asks_at = None if job["asks_at"] is None else frozenset(job["asks_at"])
         self._retry, self._said = None, False
         self._saving = None
@@ -95,7 +97,7 @@ class WarmTrial(tune.Trainable):
     def _begin(self) -> None:
         if self._group is None:
             self._group = WorkerGroup(self._groups, max_restarts=self._experiment.cluster.max_restarts)
-        self._group.start(self._experiment, self._folder, self._asks_at)
+        self._group.start(self._experiment, self._folder, self._asks_at, self._known_epoch)
         self._served += 1
         self._undecided, self._running = False, True
 
