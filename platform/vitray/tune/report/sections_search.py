@@ -172,7 +172,7 @@ def _how_sure(found: Importances) -> str:
     if not sure:
         return text + "too little to be sure of any single parameter with so few trials."
     few = " With so few trials the order is a hint, not a finding." if found.trials < 30 else ""
-    return f"{text}{words.listed(sure)} {'matter' if len(sure) > 1 else 'matters'} for sure.{few}"
+    return f"{text}{words.listed(sure)} {'matter' if len(sure) > 1 else 'matters'} in nearly every resample.{few}"
 
 
 def _against(found: Comparison) -> str:

@@ -21,7 +21,7 @@ a{color:var(--accent)}
 currentColor;vertical-align:4px;margin-left:8px;color:var(--muted)}
 .badge.done{color:var(--accent)}
 nav{margin-top:12px;font-size:14px;line-height:1.9}
-nav a{margin-right:14px;text-decoration:none}
+nav a{display:inline-block;margin-right:14px;text-decoration:none}
 nav a:hover{text-decoration:underline}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(158px,1fr));gap:12px;margin:16px 0;padding:0}
 .tile{border:1px solid var(--grid);border-radius:10px;padding:12px 16px}

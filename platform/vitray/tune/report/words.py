@@ -16,7 +16,9 @@ def value(held: Any) -> str:
     if isinstance(held, float):
         return f"{held:.4g}"
     if isinstance(held, list | tuple):
-        return " x ".join(map(value, held))
+        return (" x " if all(isinstance(v, int) for v in held) else ", ").join(map(value, held))
+    if isinstance(held, bool):
+        return str(held).lower()
     return public(str(held))
 
 
