@@ -62,6 +62,7 @@ def parsed(saved: SavedSweep) -> Parsed:
     return Parsed(write_report(saved).read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow  # intervals over seeds import scipy
 def test_the_answer_comes_first(tmp_path: Path) -> None:
     saved = searched(tmp_path, trials=7)
     page = parsed(saved)
