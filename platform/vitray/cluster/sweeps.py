@@ -261,10 +261,12 @@ def _earlier(prepared: Prepared, made: SweepPlan, home: Home) -> list[TrialRecor
 
 
 def _log_report(sweep: Sweep, home: Home, tracker: Tracker) -> None:
-    from vitray.tune.report import write_report
+    """The report beside the sweep's state, and with its pictures in the tracker."""
+    from vitray.tune.report import report_figures, write_report
 
-    folder = write_report(load_sweep(home.runs, sweep.name))
-    tracker.log_artifact(sweep.key, folder)
+    saved = load_sweep(home.runs, sweep.name)
+    tracker.log_artifact(sweep.key, write_report(saved))
+    tracker.log_artifact(sweep.key, report_figures(saved, sweep.folder / "figures"))
 
 
 def _check_splits(prepared: Prepared) -> None:
