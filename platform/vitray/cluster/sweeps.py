@@ -5,6 +5,7 @@ Everything that can be refused is refused here, before a cluster starts.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # torch, Ray and MLflow take seconds to import: they come in 
     from vitray.tune.promote import Winner
     from vitray.tune.record import SweepDisplay, TrialRecord
 
+log = logging.getLogger("vitray")
 Display = Callable[["SweepPlan"], "SweepDisplay"]
 # What says how far a sweep goes, not what it searches: a resume may change it.
 _MAY_CHANGE = (
@@ -264,9 +266,12 @@ def _log_report(sweep: Sweep, home: Home, tracker: Tracker) -> None:
     """The report beside the sweep's state, and with its pictures in the tracker."""
     from vitray.tune.report import report_figures, write_report
 
-    saved = load_sweep(home.runs, sweep.name)
-    tracker.log_artifact(sweep.key, write_report(saved))
-    tracker.log_artifact(sweep.key, report_figures(saved, sweep.folder / "figures"))
+    try:
+        saved = load_sweep(home.runs, sweep.name)
+        tracker.log_artifact(sweep.key, write_report(saved))
+        tracker.log_artifact(sweep.key, report_figures(saved, sweep.folder / "figures"))
+    except Exception as error:  # the winner is registered, and the report can be written any time
+        log.warning("the report could not be written: %s; try: vitray sweep report %s", error, sweep.name)
 
 
 def _check_splits(prepared: Prepared) -> None:
