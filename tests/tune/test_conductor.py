@@ -17,7 +17,8 @@ from vitray.errors import ConfigError
 from vitray.experiment import Experiment
 from vitray.search_config import BudgetConfig
 from vitray.tracking.tracker import RecordingTracker
-from vitray.tune.conductor import FAILURE, FAILURE_CLASS, RETRY, Conductor, over_budget
+from vitray.tune.budget import over_budget
+from vitray.tune.conductor import FAILURE, FAILURE_CLASS, RETRY, Conductor
 from vitray.tune.ledger import Ledger, is_running, read_records
 from vitray.tune.plan import plan_sweep
 from vitray.tune.proposer import make_proposer

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vitray.cluster.address import check_answers, named_address
+from vitray.cluster.changes import config_changes, overridden
 from vitray.cluster.launch import Prepared, run_key, tracking
 from vitray.cluster.local import Cluster, connect
 from vitray.cluster.machine import Machine
 from vitray.cluster.weights import check_trials
-from vitray.data.uri import public
 from vitray.errors import ConfigError, DataError, InterruptedRunError, TrainingError
 from vitray.experiment import Experiment
 from vitray.home import Home
@@ -35,15 +35,6 @@ if TYPE_CHECKING:  # torch, Ray and MLflow take seconds to import: they come in 
 
 log = logging.getLogger("vitray")
 Display = Callable[["SweepPlan"], "SweepDisplay"]
-# What says how far a sweep goes, not what it searches: a resume may change it.
-_MAY_CHANGE = (
-    "search.budget.",
-    "search.max_code_errors",
-    "search.concurrent",
-    "search.finalists",
-    "search.seeds",
-    "cluster.max_restarts",
-)
 
 
 @dataclass(frozen=True)
@@ -115,9 +106,9 @@ def resume(
         what = saved.facts.get("model") or "nothing was registered, since the champion is better"
         remedy = "vitray sweep report " + name if saved.facts.get("model") else "register it with --force"
         raise ConfigError(f"is done: {what}", where=name, remedy=remedy)
-    asked = Experiment.load(config, overrides) if config else _overridden(saved.experiment, overrides)
+    asked = Experiment.load(config, overrides) if config else overridden(saved.experiment, overrides)
     prepared = Prepared.of(asked.with_values({"name": saved.experiment.name}), saved.name)
-    if changes := _changes(saved.experiment, prepared.experiment):
+    if changes := config_changes(saved.experiment, prepared.experiment):
         raise ConfigError(
             f"the config is not the one that the sweep was begun with: {'; '.join(changes[:4])}",
             where=name,
@@ -282,25 +273,3 @@ def _check_splits(prepared: Prepared) -> None:
                 where=prepared.data.store.shown,
                 remedy="prepare it with a share for every split",
             )
-
-
-def _overridden(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
-    from vitray.overrides import parse_override
-
-    return experiment.with_values(dict(parse_override(word) for word in overrides)) if overrides else experiment
-
-
-def _changes(saved: Experiment, asked: Experiment) -> list[str]:
-    before, after = (_flat(experiment.model_dump(mode="json")) for experiment in (saved, asked))
-    return [
-        public(f"{key} was {before.get(key)!r}, is {after.get(key)!r}")
-        for key in before | after
-        if before.get(key) != after.get(key) and not key.startswith(_MAY_CHANGE)
-    ]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
-    return flat

@@ -7,18 +7,18 @@ from the ledger, so that a sweep whose driver was killed goes on as if nothing h
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vitray.errors import TrainingError
-from vitray.search_config import BudgetConfig
 from vitray.tracking.tracker import Status, Tracker
+from vitray.tune.budget import over_budget
 from vitray.tune.choose import choose, finalists
 from vitray.tune.keys import Point
 from vitray.tune.ledger import Ledger
 from vitray.tune.proposer import Proposer
-from vitray.tune.record import Kind, SweepDisplay, TrialRecord, busy_seconds, metrics_of
+from vitray.tune.record import Kind, SweepDisplay, TrialRecord, metrics_of
 from vitray.tune.state import Sweep, trial_folder
 
 Next = TrialRecord | Literal["wait", "finished"]
@@ -290,20 +290,3 @@ class Conductor:
             action()
         except Exception as error:
             self._error = self._error or error
-
-
-def over_budget(budget: BudgetConfig, records: Sequence[TrialRecord], ranks: int, now: float) -> str | None:
-    """Which part of a budget is spent, in words; None while there is some left."""
-    searched = [r for r in records if r.kind == "search"]
-    ended = sum(r.ended for r in searched)
-    if budget.trials is not None and ended >= budget.trials:
-        return f"{ended} trials have ended"
-    if budget.minutes is None and budget.worker_hours is None:
-        return None
-    hours = sum((span[1] if len(span) > 1 else now) - span[0] for r in searched for span in r.spans) * ranks / 3600
-    if budget.worker_hours is not None and hours >= budget.worker_hours:
-        return f"{hours:.3g} worker-hours are spent"
-    seconds = busy_seconds(searched, now)
-    if budget.minutes is not None and seconds >= 60 * budget.minutes:
-        return f"{seconds / 60:.3g} minutes are over"
-    return None
