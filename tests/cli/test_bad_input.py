@@ -25,7 +25,8 @@ def folder(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A project: a good config beside its data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Machine, "here", classmethod(lambda cls: cls(cpus=4, gpus=0)))
-    monkeypatch.setattr("vitray.cluster.launch.connect", _no_cluster)
+    for starter in ("launch", "sweeps"):
+        monkeypatch.setattr(f"vitray.cluster.{starter}.connect", _no_cluster)
     (tmp_path / "ds").symlink_to(digits)
     (tmp_path / "good.yaml").write_text(
         "data: {path: ds}\nmodel: {patch_size: 2, embed_dim: 32, num_heads: 4, depth: 1}\ncluster: {use_gpu: false}\n"
@@ -39,6 +40,7 @@ def folder(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
+_CONDITION = "search.space={model.depth: [1, 2], optim.lr: {values: [0.001, 0.002], when: model.depth == 2}}"
 BAD = [
     (("train", "none.yaml"), "none.yaml: there is no such config file"),
     (("train", "ds"), "there is no such config file"),
@@ -75,6 +77,17 @@ BAD = [
     (("sweep", "run", "good.yaml", "search.metric=val/acc"), "'val/accuracy'"),
     (("sweep", "run", "good.yaml", "search.concurrent=5"), "set search.concurrent=4 or auto"),
     (("sweep", "run", "good.yaml", "search=null"), "has no space to search"),
+    (("sweep", "run", "good.yaml", "search.space={}"), "search.space"),
+    (("sweep", "run", "good.yaml", "search.space={model.depth: [2]}"), "vitray train CONFIG model.depth=2"),
+    (("sweep", "run", "good.yaml", "search.trails=4"), "did you mean 'search.trials'"),
+    (("sweep", "run", "good.yaml", "search.scheduler=pbt"), "model.depth cannot"),
+    (
+        ("sweep", "run", "good.yaml", "search.algorithm=nsga2", "search.scheduler=none", _CONDITION),
+        "optim.lr has a condition",
+    ),
+    (("sweep", "run", "good.yaml", "search.from=nobody"), "there is no sweep named 'nobody'"),
+    (("sweep", "resume", "nobody"), "there is no sweep named 'nobody'"),
+    (("sweep", "report", "nobody"), "there is no sweep named 'nobody'"),
     (("evaluate", "nowhere", "ds"), "nowhere: there is no such folder"),
     (("evaluate", "ds", "ds"), "is not a model"),
     (("evaluate", "models:/nobody@champion", "ds"), "there is no model 'nobody'"),
@@ -160,10 +173,11 @@ def test_a_taken_name_is_refused_before_anything_starts(folder: Path, capsys: py
     assert "go on with --resume mine" in said.err
     said = Here(capsys)("sweep", "run", "good.yaml", "name=mine")
     assert said.code == 2
-    assert "choose another with name=" in said.err
+    assert "go on with it: vitray sweep resume mine; or choose another with name=" in said.err
 
 
-@pytest.mark.parametrize(("verb", "answers"), [(("train",), True), (("train",), False), (("sweep", "run"), False)])
+@pytest.mark.parametrize("verb", [("train",), ("sweep", "run")])
+@pytest.mark.parametrize("answers", [True, False])
 def test_a_cluster_that_is_too_small_or_silent_costs_no_name(
     folder: Path,
     capsys: pytest.CaptureFixture[str],
@@ -177,9 +191,10 @@ def test_a_cluster_that_is_too_small_or_silent_costs_no_name(
             raise ResourceError("no Ray cluster answers", where=str(address))
         yield Cluster(str(address), cpus=2.0, gpus=0.0, node_cpus=2.0)
 
-    monkeypatch.setattr("vitray.cluster.launch.connect", cluster)
-    monkeypatch.setattr("vitray.cluster.launch.check_answers", lambda address: None)
-    monkeypatch.setattr("vitray.cluster.launch.tracking", lambda home: nullcontext(NoTracker()))
+    for module in ("launch", "sweeps"):
+        monkeypatch.setattr(f"vitray.cluster.{module}.connect", cluster)
+        monkeypatch.setattr(f"vitray.cluster.{module}.check_answers", lambda address: None)
+        monkeypatch.setattr(f"vitray.cluster.{module}.tracking", lambda home: nullcontext(NoTracker()))
     for _ in range(2):
         said = Here(capsys)(*verb, "good.yaml", "name=mine", "cluster.workers=3", "--address", "host:6379")
         assert said.code == 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vitray.cli import main
-from vitray.cluster import launch
+from vitray.cluster import sweeps
 from vitray.cluster.launch import Prepared
 from vitray.errors import CheckpointError, ConfigError
 from vitray.experiment import Experiment, ModelConfig
@@ -104,7 +104,7 @@ def test_encodings_that_compute_no_places_get_no_grid(folder: Path, kind: str) -
 def test_every_trial_counts_in_the_grid_of_the_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     package(folder)
     space = "search.space={model.image_size: [8, 12, [16, 8]], model.patch_size: [2, 4]}"
-    plan = launch.plan(prepared(space, "search.algorithm=grid"))
+    plan = sweeps.plan(prepared(space, "search.algorithm=grid"))
     trials = [plan.trial(index).model for index in range(len(plan.points))]
     assert {trial.grid for trial in trials} == {(4, 4), (2, 2), (6, 6), (3, 3), (8, 4), (4, 2)}
     assert {trial.pos_grid for trial in trials} == {(4, 4)}
@@ -119,13 +119,13 @@ def test_every_trial_counts_in_the_grid_of_the_weights(folder: Path, capsys: pyt
 def test_a_search_for_the_encoding_is_refused_as_before(folder: Path) -> None:
     package(folder)
     with pytest.raises(ConfigError, match=r"trial cannot begin .* model\.pos_encoding was rope_2d, is learned"):
-        launch.plan(prepared("search.space={model.pos_encoding: [rope_2d, learned]}", "search.algorithm=grid"))
+        sweeps.plan(prepared("search.space={model.pos_encoding: [rope_2d, learned]}", "search.algorithm=grid"))
 
 
 def test_another_encoding_than_that_of_the_weights_is_refused_as_before(folder: Path) -> None:
     package(folder, pos_encoding="sinusoidal")
     with pytest.raises(ConfigError, match=r"model\.pos_encoding was sinusoidal, is rope_2d"):
-        launch.plan(prepared())
+        sweeps.plan(prepared())
 
 
 def test_a_damaged_file_is_told_before_anything_starts(folder: Path) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from vitray.errors import ConfigError
 from vitray.experiment import Experiment
+from vitray.tune.ledger import Ledger, read_records
 from vitray.tune.plan import plan_sweep
 from vitray.tune.record import TrialRecord
-from vitray.tune.state import Sweep, list_sweeps, write_state
+from vitray.tune.state import Sweep, list_sweeps, load_sweep, write_state
 
 
 def sweep(runs: Path, name: str = "digits") -> Sweep:
@@ -25,83 +27,109 @@ def sweep(runs: Path, name: str = "digits") -> Sweep:
     return Sweep(name, f"{name}-0a1b", folder, plan_sweep(experiment, cpus=2, gpus=0), "fingerprint")
 
 
-def records(made: Sweep) -> list[TrialRecord]:
-    return [TrialRecord(i, made.plan.trial_name(i), point) for i, point in enumerate(made.plan.points)]
+def begin(made: Sweep, ledger: Ledger, *, kind: str = "search", **values: object) -> TrialRecord:
+    """Propose the next point."""
+    index = len(ledger.records)
+    point = made.plan.points[index % len(made.plan.points)]
+    name = "final" if kind == "final" else made.plan.name_of(index, point)
+    facts = {"name": name, "kind": kind, "point": dict(point), "values": {**point, **values}}
+    return ledger.append("trial", index, **facts, repeats=None)
 
 
 def test_runs_of_a_sweep_hang_together(tmp_path: Path) -> None:
     made = sweep(tmp_path)
-    assert (made.run.key, made.run.kind, made.run.parent, made.run.folder) == (
-        "digits-0a1b",
-        "sweep",
-        None,
-        made.folder,
-    )
-    trials = [made.trial_run(i) for i in range(2)]
-    for index, trial in enumerate(trials):
+    run = made.run
+    assert (run.key, run.kind, run.parent, run.folder) == ("digits-0a1b", "sweep", None, made.folder)
+    with Ledger(made.folder) as ledger:
+        records = [begin(made, ledger), begin(made, ledger), begin(made, ledger, kind="final", **{"train.epochs": 3})]
+    runs = [made.run_of(record) for record in records]
+    for record, trial in zip(records, runs, strict=True):
         assert trial.parent == made.run.key
-        assert trial.key == f"digits-0a1b/{trial.name}"
-        assert trial.folder == made.folder / "trials" / trial.name
-        assert trial.experiment == made.plan.trial(index)
-    assert len({t.key for t in trials}) == 2
+        assert trial.key == f"digits-0a1b/{record.name}"
+        assert trial.experiment == made.plan.experiment.with_values(dict(record.values))
+    assert [r.folder for r in runs[:2]] == [made.folder / "trials" / r.name for r in records[:2]]
+    assert runs[2].folder == made.folder / "final"
+    assert [r.kind for r in runs] == ["trial", "trial", "final"]
+    assert [r.experiment.train.epochs for r in runs] == [40, 40, 3]
+    assert len({r.key for r in runs}) == 3
 
 
 def test_the_state_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     made = sweep(tmp_path)
-    known = records(made)
-    known[0].take({"epoch": 1, "val/accuracy": 0.5, "start_s": 0.1, "warm": False})
-    known[0].status = "done"
-    write_state(made, known, "done", best="trial-0", test_accuracy=0.97)
+    made.run.write_config()
+    with Ledger(made.folder) as ledger:
+        begin(made, ledger)
+        begin(made, ledger)
+        ledger.append("begin", 0, at=1.0)
+        facts = {"epoch": 1, "step": 10, "metrics": {"val/accuracy": 0.5}, "start_s": 0.1, "warm": False}
+        ledger.append("report", 0, at=2.0, **facts)
+        ledger.append("end", 0, at=3.0, status="done")
+        write_state(made, "done", best="trial-0", test_accuracy=0.97)
+        known = list(ledger.records.values())
     (state,) = list_sweeps(tmp_path)
-    assert (state["name"], state["status"], state["best"], state["test_accuracy"]) == (
-        "digits",
-        "done",
-        "trial-0",
-        0.97,
-    )
-    assert [t["status"] for t in state["trials"]] == ["done", "pending"]
-    assert state["trials"][0]["reports"] == [{"epoch": 1.0, "val/accuracy": 0.5, "start_s": 0.1}]
-    assert state["search"]["space"] == {"model.depth": [1, 2]}
-    assert [p.name for p in made.folder.iterdir()] == ["sweep.json"]
+    assert state == load_sweep(tmp_path, "digits")
+    assert (state.name, state.status, state.fingerprint) == ("digits", "done", "fingerprint")
+    assert state.facts == {"best": "trial-0", "test_accuracy": 0.97}
+    assert state.records == known == read_records(made.folder)
+    assert [(r.status, r.epoch, r.start_s) for r in known] == [("done", 1, 0.1), ("pending", 0, None)]
+    assert known[0].reports == [{"epoch": 1.0, "step": 10.0, "at": 2.0, "val/accuracy": 0.5}]
+    assert state.experiment == made.plan.experiment
+    assert state.search["space"] == {"model.depth": [1, 2]}
+    assert state.describe()["trials"] == {"done": 1, "stopped": 0, "failed": 0, "running": 0, "pending": 1}
+    assert not list(made.folder.glob("*.tmp"))
 
 
 def test_a_state_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = sweep(tmp_path)
-    write_state(made, records(made), "running")
+    write_state(made, "failed")
 
     def disk_full(*args: object, **kwargs: object) -> str:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", disk_full)
     with pytest.raises(OSError, match="No space"):
-        write_state(made, records(made), "done")
-    assert [s["status"] for s in list_sweeps(tmp_path)] == ["running"]
+        write_state(made, "done")
+    assert [s.status for s in list_sweeps(tmp_path)] == ["failed"]
+
+
+def test_a_running_sweep_whose_process_is_gone_was_interrupted(tmp_path: Path) -> None:
+    made = sweep(tmp_path)
+    with Ledger(made.folder):
+        write_state(made, "running")
+        assert load_sweep(tmp_path, "digits").status == "running"
+    assert load_sweep(tmp_path, "digits").status == "interrupted"
 
 
 def test_sweeps_are_listed_newest_first_and_other_runs_are_not(tmp_path: Path) -> None:
     for name in ("one", "two", "three"):
-        made = sweep(tmp_path, name)
-        write_state(made, records(made), "done")
+        write_state(sweep(tmp_path, name), "done")
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "experiment.yaml").write_text("data: {path: x}")
-    assert [s["name"] for s in list_sweeps(tmp_path)] == ["three", "two", "one"]
+    assert [s.name for s in list_sweeps(tmp_path)] == ["three", "two", "one"]
     assert list_sweeps(tmp_path / "none") == []
+
+
+def test_an_unknown_sweep_is_an_error_with_the_nearest_name(tmp_path: Path) -> None:
+    write_state(sweep(tmp_path), "done")
+    with pytest.raises(ConfigError, match=r"no sweep named 'digit'\n.*'digits'"):
+        load_sweep(tmp_path, "digit")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"name": "x"}', "null"])
 def test_a_damaged_state_does_not_hide_the_others(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = sweep(tmp_path, "good")
-    write_state(made, records(made), "done")
+    write_state(sweep(tmp_path, "good"), "done")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "sweep.json").write_text(content)
     with caplog.at_level(logging.WARNING):
-        assert [s["name"] for s in list_sweeps(tmp_path)] == ["good"]
+        assert [s.name for s in list_sweeps(tmp_path)] == ["good"]
     assert "bad/sweep.json is damaged" in caplog.text
+    with pytest.raises(ConfigError, match="is damaged"):
+        load_sweep(tmp_path, "bad")
 
 
 def test_values_that_json_does_not_know_are_written_as_text(tmp_path: Path) -> None:
     made = sweep(tmp_path)
-    write_state(made, records(made), "done", model=Path("/models/x"))
-    assert json.loads((made.folder / "sweep.json").read_text())["model"] == "/models/x"
+    write_state(made, "done", model=Path("/models/x"))
+    assert json.loads((made.folder / "sweep.json").read_text())["facts"] == {"model": "/models/x"}
