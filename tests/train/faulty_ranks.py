@@ -26,7 +26,8 @@ def serve_with_faults(given: dict[str, Any]) -> None:
     from vitray.train.clean import Settings
 
     train_step, run = loop.train_step, serving._run
-    fresh: dict[str, str] = {}
+    fresh: dict[str, str] = {}  # as the first experiment finds them
+    own: set[str] = set()
 
     def faulty_step(model: Any, state: Any, batch: Any, feed: Any) -> Any:
         experiment, rank = feed.experiment, feed.ranks.rank
@@ -43,12 +44,15 @@ def serve_with_faults(given: dict[str, Any]) -> None:
         held = [o for o in gc.get_objects() if isinstance(o, VisionTransformer | torch.optim.Optimizer)]
         wrapped = [o for o in gc.get_objects() if type(o).__name__ == "DistributedDataParallel"]
         now = {name: str(value) for name, value in Settings().values.items()}
-        fresh.update({} if fresh else now)
+        names = {thread.name for thread in threading.enumerate()}
+        if not fresh:
+            fresh.update(now)
+            own.update(names)
         found = {
             "pid": psutil.Process().pid,
             "rss": psutil.Process().memory_info().rss,
             "held": [type(o).__name__ for o in held + wrapped],
-            "threads": [t.name for t in threading.enumerate() if t.name.startswith("vitray")],
+            "threads": sorted(names - own),
             "settings": {name: value for name, value in now.items() if value != fresh[name]},
         }
         folder = Path(job.run_dir)

@@ -47,6 +47,7 @@ def train(
     *,
     stop_at_epoch: int | None = None,
     ranks: Ranks | None = None,
+    known_epoch: int | None = None,
     on_report: Callable[[Report], None] | None = None,
 ) -> list[Report]:
     """Run the loop into ``folder``, from its newest checkpoint on; returns the reports."""
@@ -61,7 +62,7 @@ def train(
     store = CheckpointStore(folder, keep=experiment.train.keep_checkpoints)
     ranks = ranks or Ranks()
     try:
-        fit(small_feed(experiment, ranks), ranks, reporter, store)
+        fit(small_feed(experiment, ranks), ranks, reporter, store, known_epoch)
     finally:
         store.close()
     return reporter.reports
@@ -113,4 +114,4 @@ def restored(folder: Path, experiment: Experiment) -> tuple[Progress, dict[str, 
     store = CheckpointStore(folder)
     progress = store.restore(state)
     store.close()
-    return replace(progress, metrics=None), tensors_of(state)
+    return replace(progress, reports=()), tensors_of(state)

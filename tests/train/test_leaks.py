@@ -107,7 +107,7 @@ def test_nothing_is_left_of_experiments_that_raised_turned_nan_or_changed_the_pr
         assert_clean(tmp_path / name)
 
     with pytest.raises(CodeError, match=r"rank \d: ZeroDivisionError: on purpose") as raised:
-        pair.run(experiment(digits, "raises"), tmp_path / "raised", lambda r: True)
+        pair.run(experiment(digits, "raises", data__cache="none"), tmp_path / "raised", lambda r: True)
     assert raised.value.failure == "code"
     again("after-raised")
     with pytest.raises(NotFiniteError, match="training loss is") as nan:
@@ -116,7 +116,7 @@ def test_nothing_is_left_of_experiments_that_raised_turned_nan_or_changed_the_pr
     again("after-nan")
     other = experiment(
         digits, "changes", model__patch_size=2, model__pos_encoding="rope_2d", model__embed_dim=64,
-        train__precision="bfloat16", train__seed=5, train__epochs=2, cluster__threads=2,
+        train__precision="bfloat16", train__seed=5, train__epochs=2, cluster__threads=2, data__cache="none",
     )  # fmt: skip
     pair.run(other, tmp_path / "other", lambda r: True)
     again("after-other")

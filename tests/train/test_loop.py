@@ -13,7 +13,7 @@ import torch
 from other_processes import CONTEXT, train_as_rank
 from small_runs import STEPS, assert_bitwise_equal, restored, small_experiment, small_feed, tensors_of, train
 
-from vitray.errors import TrainingError
+from vitray.errors import NotFiniteError
 from vitray.models.package import load_package
 from vitray.train.checkpoint import CheckpointStore
 from vitray.train.evaluate import evaluate
@@ -171,7 +171,7 @@ def test_the_loss_returned_is_the_sum_over_rows(digits: Path) -> None:
 def test_a_loss_that_is_not_finite_is_an_error_and_nothing_is_reported(digits: Path, tmp_path: Path) -> None:
     heard: list[Report] = []
     experiment = small_experiment(digits, optim__lr=1e30, train__clip_grad=None)
-    with pytest.raises(TrainingError, match=r"training loss is (nan|inf).*\n.*lower optim\.lr"):
+    with pytest.raises(NotFiniteError, match=r"training loss is (nan|inf).*\n.*lower optim\.lr"):
         train(experiment, tmp_path, on_report=heard.append)
     assert heard == []
     assert CheckpointStore(tmp_path).newest() is None

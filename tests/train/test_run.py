@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from vitray.errors import ConfigError, TrainingError
+from vitray.errors import ConfigError, OutOfMemoryError, TrainingError
 from vitray.experiment import Experiment
 from vitray.home import Home
 from vitray.tracking.tracker import RecordingTracker
+from vitray.train.memory import rank_images
 from vitray.train.report import OnProgress, OnReport, Report
 from vitray.train.resources import GroupPlan
 from vitray.train.run import Run, new_name, saved_experiment, train_run
@@ -159,6 +161,48 @@ def test_however_it_breaks_off_the_tracker_hears_of_it_and_the_error_goes_on(
     assert len(entry.points) == 2
     if status == "FAILED":
         assert str(end) in entry.tags["vitray.failure"]
+
+
+class HungryGroup:
+    """Runs out of memory after an epoch, with more than so many images at a time. Goes on where it was."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self.tried = most, list[int]()
+
+    def run(self, experiment: Experiment, run_dir: Path, on_report: OnReport, on_progress: OnProgress | None) -> None:
+        self.tried.append(rank_images(experiment))
+        on_report(Report(10, 1, {"train/loss": 1.0}, "/ckpt", timestamp_ms=1000 + len(self.tried)))
+        if self.tried[-1] > self._most:
+            raise OutOfMemoryError("no memory")
+        on_report(Report(20, 2, {"train/loss": 0.5}, "/ckpt", timestamp_ms=2000))
+
+
+def test_out_of_memory_is_tried_again_once_with_half_the_images_at_a_time(run: Run) -> None:
+    tracker, group, notes = RecordingTracker(), HungryGroup(64), list[str]()
+    last = train_run(run, cast("WorkerGroup", group), tracker, on_retry=notes.append)
+    assert last is not None
+    assert last.epoch == 2
+    assert group.tried == [128, 64]
+    entry = tracker.runs[run.key]
+    assert entry.status == "FINISHED"
+    assert notes == [entry.tags["vitray.retry"]]
+    assert "64 images at a time" in notes[0]
+    points = [(p.step, p.timestamp_ms) for p in entry.points]
+    assert points == [(1, 1001), (2, 2000)]  # what was said again is no second point
+
+
+@pytest.mark.parametrize(("most", "batch", "tried"), [(16, 128, [128, 64]), (0, 1, [1])])
+def test_out_of_memory_again_or_with_one_image_at_a_time_is_the_end(
+    run: Run, most: int, batch: int, tried: list[int]
+) -> None:
+    tracker, group = RecordingTracker(), HungryGroup(most)
+    run = replace(run, experiment=run.experiment.with_values({"train.global_batch": batch}))
+    with pytest.raises(OutOfMemoryError):
+        train_run(run, cast("WorkerGroup", group), tracker)
+    assert group.tried == tried
+    entry = tracker.runs[run.key]
+    assert entry.status == "FAILED"
+    assert entry.tags["vitray.failure_class"] == "oom"
 
 
 def test_a_run_gone_on_with_is_one_entry(run: Run) -> None:

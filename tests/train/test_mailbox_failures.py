@@ -1,0 +1,100 @@
+"""How a job fails in the mailbox, and whether the ranks can go on with the next."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from mailboxes import ALONE, EXPERIMENT, LOST, eventually, job_of, report, submitted, waiting
+
+from vitray.errors import CodeError, OutOfMemoryError, TrainingError
+from vitray.train.mailbox import Ended, RankEnd
+from vitray.train.report import Report
+
+
+@eventually
+async def test_a_failure_ends_the_job_once_and_frees_the_rank_that_reports() -> None:
+    box, number = await submitted()
+    answer = await waiting(box.report(number, report(10)))
+    first, second = TrainingError("NaN"), TrainingError("also NaN")
+    await box.fail(number, first, ALONE)
+    await box.fail(number, second, ALONE)
+    assert await answer is False
+    assert isinstance(await box.next(0.01), Report)
+    assert await box.next(0.01) == Ended(first)
+    assert await box.next(0.01) is None
+    assert await box.take(0, 0, 0.01) == "wait"
+
+
+@eventually
+async def test_what_ranks_of_an_ended_job_still_say_does_not_touch_the_next() -> None:
+    box, first = await submitted()
+    await box.fail(first, TrainingError("NaN"), ALONE)
+    assert isinstance(await box.next(0.01), Ended)
+    second = await box.submit(EXPERIMENT, "/next")
+    assert second > first
+    assert await box.report(first, report(10)) is False
+    await box.fail(first, TrainingError("late"), ALONE)
+    await box.finish(first, RankEnd(0, 2))
+    await box.finish(second, RankEnd(1, 2))
+    assert await box.next(0.01) is None
+    assert (await job_of(box, after=first)).run_dir == "/next"
+    await box.finish(second, RankEnd(0, 2))
+    assert await box.next(0.01) == Ended(None)
+
+
+@eventually
+async def test_ranks_that_fail_at_one_place_can_go_on_and_the_first_says_why() -> None:
+    box, number = await submitted()
+    first = asyncio.ensure_future(box.fail(number, CodeError("a"), RankEnd(1, 2, collectives=7)))
+    await asyncio.sleep(0.02)
+    assert await box.next(0.01) is None
+    assert await box.fail(number, CodeError("b"), RankEnd(0, 2, collectives=7)) is True
+    assert await first is True
+    said = await box.next(0.01)
+    assert isinstance(said, Ended)
+    assert str(said.error) == "a"
+    await box.submit(EXPERIMENT, "/next")
+    assert (await job_of(box, after=number)).run_dir == "/next"
+
+
+@eventually
+@pytest.mark.parametrize("collectives", [None, 8])
+async def test_a_rank_that_fails_where_others_do_not_must_end_and_the_next_job_waits_for_the_new_ranks(
+    collectives: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the other rank says nothing, or left the job at another place."""
+    monkeypatch.setattr("vitray.train.mailbox._TOGETHER_S", 0.05)
+    box, number = await submitted(max_restarts=0)
+    if collectives is not None:
+        await box.finish(number, RankEnd(0, 2, collectives))
+    wrong = CodeError("only here")
+    assert await box.fail(number, wrong, RankEnd(1, 2, collectives=7)) is False
+    assert await box.next(0.01) == Ended(wrong)
+    number = await box.submit(EXPERIMENT, "/next")
+    assert await box.take(0, 0, 0.01) == "wait"
+    assert await box.workers_lost(LOST) is True  # as was wanted: no restart of the next job's
+    assert (await job_of(box)).attempt == 1
+    assert await box.workers_lost(LOST) is False
+    assert await box.next(0.01) == Ended(LOST)
+
+
+@eventually
+async def test_ranks_that_die_while_one_fails_do_not_stop_the_next_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitray.train.mailbox._TOGETHER_S", 0.1)
+    box, number = await submitted(max_restarts=0)
+    wrong = CodeError("only here")
+    failing = await waiting(box.fail(number, wrong, RankEnd(1, 2, collectives=7)))
+    assert await box.workers_lost(LOST) is True
+    assert await failing is False
+    assert await box.next(0.01) == Ended(wrong)
+    await box.submit(EXPERIMENT, "/next")
+    assert (await job_of(box, after=number)).run_dir == "/next"
+
+
+@eventually
+async def test_ranks_that_died_for_want_of_memory_are_not_sent_into_the_same_again() -> None:
+    box, _ = await submitted(max_restarts=3)
+    reason = OutOfMemoryError("its node ran out of memory")
+    assert await box.workers_lost(reason) is True
+    assert await box.next(0.01) == Ended(reason)
