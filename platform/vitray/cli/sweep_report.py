@@ -25,10 +25,11 @@ def report(name: str, to: Path | None, output: str) -> None:
     if to is not None and to.is_dir():
         raise ConfigError("is a folder", where=str(to), remedy=f"name a file, such as {to / 'report.html'}")
     saved = load_sweep(Home.find().runs, name)
-    path = write_report(saved, to)
+    view = SweepView.of(saved)
+    path = write_report(view, to)
     if saved.status in ("running", "interrupted"):
         note(f"{name} is {saved.status}: the report shows what is known so far")
-    facts = _facts(SweepView.of(saved), path)
+    facts = _facts(view, path)
     emit(facts, output, table=lambda: grid([(k, v) for k, v in facts.items() if v is not None], ("what", "value")))
 
 

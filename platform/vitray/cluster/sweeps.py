@@ -255,12 +255,12 @@ def _earlier(prepared: Prepared, made: SweepPlan, home: Home) -> list[TrialRecor
 
 def _log_report(sweep: Sweep, home: Home, tracker: Tracker) -> None:
     """The report beside the sweep's state, and with its pictures in the tracker."""
-    from vitray.tune.report import report_figures, write_report
+    from vitray.tune.report import SweepView, report_figures, write_report
 
     try:
-        saved = load_sweep(home.runs, sweep.name)
-        tracker.log_artifact(sweep.key, write_report(saved))
-        tracker.log_artifact(sweep.key, report_figures(saved, sweep.folder / "figures"))
+        view = SweepView.of(load_sweep(home.runs, sweep.name))
+        tracker.log_artifact(sweep.key, write_report(view))
+        tracker.log_artifact(sweep.key, report_figures(view, sweep.folder / "figures"))
     except Exception as error:  # the winner is registered, and the report can be written any time
         log.warning("the report could not be written: %s; try: vitray sweep report %s", error, sweep.name)
 

@@ -106,7 +106,7 @@ def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
     return {
         k: float(v)
         for k, v in result.items()
-        if isinstance(v, int | float) and not isinstance(v, bool) and (k.startswith(("train/", "val/")) or k in _METRICS)
+        if (k.startswith(("train/", "val/")) or k in _METRICS) and isinstance(v, int | float) and not isinstance(v, bool)
     }
 
 

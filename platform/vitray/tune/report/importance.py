@@ -15,7 +15,7 @@ import numpy as np
 from vitray.tune.report.sample import Array, Sample
 
 FEWEST = 8  # trials, below which nothing can be said
-_RESAMPLES, _SHUFFLES, _TREES = 40, 5, 30
+_RESAMPLES, _SHUFFLES, _TREES = 40, 5, 20
 
 
 @dataclass(frozen=True)

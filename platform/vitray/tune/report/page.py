@@ -16,7 +16,6 @@ from vitray.plots.svg import stylesheet
 from vitray.tune.report import charts, sections_runs, sections_search, sections_winner, time_charts, words
 from vitray.tune.report.charts import Chart
 from vitray.tune.report.html import Markup, element, joined
-from vitray.tune.report.sample import sample
 from vitray.tune.report.style import CSS, SCRIPT
 from vitray.tune.report.view import SweepView
 from vitray.tune.state import SavedSweep
@@ -39,15 +38,16 @@ _PARTS = {
 }
 
 
-def write_report(saved: SavedSweep, to: Path | None = None) -> Path:
+def write_report(sweep: SavedSweep | SweepView, to: Path | None = None) -> Path:
     """Write a sweep's report, by default as ``report.html`` in its folder; a file that is there is replaced.
 
     Raises:
         ConfigError: the sweep's config is not one that this version knows.
         VitrayError: the file cannot be written.
     """
-    path = to or saved.folder / "report.html"
-    text = page(SweepView.of(saved))
+    view = _view(sweep)
+    path = to or view.saved.folder / "report.html"
+    text = page(view)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def write_report(saved: SavedSweep, to: Path | None = None) -> Path:
     return path
 
 
-def report_figures(saved: SavedSweep, folder: Path) -> Path:
+def report_figures(sweep: SavedSweep | SweepView, folder: Path) -> Path:
     """The report's charts as PNGs in a folder, which is returned; those of an earlier call are replaced."""
     from vitray.plots.figure import save  # matplotlib: half a second
     from vitray.plots.raster import figure_of
@@ -70,7 +70,7 @@ def report_figures(saved: SavedSweep, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
-    for chart in _charts(SweepView.of(saved)):
+    for chart in _charts(_view(sweep)):
         drawn = chart.draw(charts.WIDE)
         save(figure_of(stacked(chart.key, drawn) if chart.key else drawn, chart.title), folder / f"{chart.name}.png")
     return folder
@@ -78,11 +78,11 @@ def report_figures(saved: SavedSweep, folder: Path) -> Path:
 
 def page(view: SweepView) -> str:
     """The whole document."""
-    seen = sample([t.record for t in view.trials], view.search.metric)
+    seen = view.sample
     body = [
         sections_winner.winner(view),
         sections_search.tradeoff(view),
-        sections_search.importance(view, seen, sections_search.analysed(view, seen)),
+        sections_search.importance(view, seen, view.importances),
         sections_search.pairs(view, seen, sections_search.comparisons(view, seen)),
         sections_runs.curves(view),
         sections_runs.time(view),
@@ -128,13 +128,17 @@ def _footer(view: SweepView) -> Markup:
     return element("footer", element("p", joined(said), element("code", f"vitray sweep report {view.saved.name}")))
 
 
+def _view(sweep: SavedSweep | SweepView) -> SweepView:
+    """A view that is at hand saves what takes long: the importances."""
+    return sweep if isinstance(sweep, SweepView) else SweepView.of(sweep)
+
+
 def _charts(view: SweepView) -> list[Chart]:
     """All that there is something to draw of, in the page's order."""
     found = charts.tradeoffs(view)
-    seen = sample([t.record for t in view.trials], view.search.metric)
+    seen = view.sample
     if seen is not None:
-        mattered = sections_search.analysed(view, seen)
-        found += [charts.importance(mattered)] if mattered else []
+        found += [charts.importance(view.importances)] if view.importances else []
         found += [charts.comparison(view, c) for c in sections_search.comparisons(view, seen)]
     if any(t.record.reports for t in view.trials):
         found.append(charts.curves(view))

@@ -9,7 +9,7 @@ from vitray.tune.report import charts, words
 from vitray.tune.report.charts import HALF, NARROW, WIDE, Chart
 from vitray.tune.report.compare import ENOUGH_PAIRS, Comparison, compare
 from vitray.tune.report.html import Markup, element, table
-from vitray.tune.report.importance import FEWEST, Importances, importances
+from vitray.tune.report.importance import FEWEST, Importances
 from vitray.tune.report.sample import Sample
 from vitray.tune.report.sections_winner import about, section
 from vitray.tune.report.view import COSTS, SweepView, dimension_of
@@ -119,10 +119,6 @@ def drawn(chart: Chart) -> Markup:
 def drawn_once(chart: Chart) -> Markup:
     """Of a width that fits both."""
     return Markup(svg(chart.draw(HALF), "one"))
-
-
-def analysed(view: SweepView, sample: Sample | None) -> Importances | None:
-    return importances(sample, view.keys, higher=view.higher) if sample and view.keys else None
 
 
 def _too_few(keys: list[str]) -> str:

@@ -15,7 +15,8 @@ from vitray.tune.dimensions import Dimension, parse_dimension
 from vitray.tune.keys import changed
 from vitray.tune.pareto import objective_values, pareto_front
 from vitray.tune.record import TrialRecord, ranked
-from vitray.tune.report.sample import plain
+from vitray.tune.report.importance import Importances, importances
+from vitray.tune.report.sample import Sample, plain, sample
 from vitray.tune.state import SavedSweep
 
 COSTS = {
@@ -140,6 +141,16 @@ class SweepView:
         objectives = (self.search.metric, cost)
         front = [known[i] for i in pareto_front([(t.score, t.costs[cost]) for t in known], objectives)]
         return sorted(front, key=lambda t: t.costs[cost])
+
+    @cached_property
+    def sample(self) -> Sample | None:
+        """The trials as they compare at one epoch; None where none can be."""
+        return sample([t.record for t in self.trials], self.search.metric)
+
+    @cached_property
+    def importances(self) -> Importances | None:
+        """How much each key mattered; takes a second or two."""
+        return importances(self.sample, self.keys, higher=self.higher) if self.sample and self.keys else None
 
     @cached_property
     def keys(self) -> list[str]:
