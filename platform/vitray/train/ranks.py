@@ -59,7 +59,7 @@ class Ranks:
 
     @property
     def collectives(self) -> int:
-        """How many collectives this rank has begun. Ranks that have begun different numbers wait for each other for ever."""
+        """How many collectives this rank has begun. Ranks with different numbers would wait for each other for ever."""
         if self.world_size == 1:
             return 0
         group: Any = dist.distributed_c10d._get_default_group()  # its stub lacks the number
