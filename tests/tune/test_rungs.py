@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitray.search_config import SearchConfig
-from vitray.tune.rungs import brackets_of, rungs_of
+from vitray.tune.rungs import bracket_of, brackets_of, rungs_of
 
 
 class Trial:
@@ -48,7 +48,18 @@ def played(epochs: int, eta: int, trials: int) -> list[list[tuple[int, int]]]:
 @given(st.integers(1, 100), st.integers(2, 5), st.integers(1, 120))
 def test_brackets_are_those_that_tune_fills(epochs: int, eta: int, trials: int) -> None:
     search = SearchConfig(space={}, scheduler="hyperband", reduction_factor=eta)
-    assert brackets_of(search, epochs, trials) == played(epochs, eta, trials)
+    ours, tunes = brackets_of(search, epochs, trials), played(epochs, eta, trials)
+    assert [[n for _, n in bracket] for bracket in ours] == [[n for _, n in bracket] for bracket in tunes]
+    assert [bracket[0] for bracket in ours] == [bracket[0] for bracket in tunes]
+    for bracket in ours:
+        assert [epoch for epoch, _ in bracket] == [epochs // eta**i for i in reversed(range(len(bracket)))]
+
+
+def test_a_trial_is_in_the_bracket_that_its_place_fills() -> None:
+    brackets = brackets_of(SearchConfig(space={}, scheduler="hyperband", reduction_factor=3), 9, 20)
+    assert [bracket[0] for bracket in brackets] == [(9, 3), (3, 5), (1, 9), (9, 3)]
+    assert [bracket_of(brackets, index)[0] for index in (0, 2, 3, 7, 8, 16, 17)] == [0, 0, 3, 3, 8, 8, 17]
+    assert bracket_of(brackets, 4)[1] == brackets[1]
 
 
 @given(

@@ -47,6 +47,7 @@ class Conductor:
     def __post_init__(self) -> None:
         self.search = self.sweep.plan.search
         self._running: set[int] = set()  # has a group, or is about to get one
+        self._open: set[int] = set()  # is RUNNING in the tracker
         self._waiting = [r.index for r in self.records if not r.ended]  # an earlier driver left them
         for record in self.records:
             if record.spans and len(record.spans[-1]) == 1:  # it was killed: what came after its last word is not known
@@ -64,6 +65,11 @@ class Conductor:
         return list(self.ledger.records.values())
 
     @property
+    def searching(self) -> list[TrialRecord]:
+        """The trials that search, those that ended too."""
+        return [r for r in self.records if r.kind == "search"]
+
+    @property
     def full(self) -> bool:
         """Whether every group has a trial."""
         return len(self._running) >= self.sweep.plan.groups.groups
@@ -76,8 +82,7 @@ class Conductor:
     @property
     def more_to_come(self) -> bool:
         """Whether trials that search may still be added."""
-        searched = sum(r.kind == "search" for r in self.ledger.records.values())
-        return not (self.halted or self._proposed_all or searched >= self.search.trials or self.spent)
+        return not (self.halted or self._proposed_all or len(self.searching) >= self.search.trials or self.spent)
 
     def next(self) -> Next:
         """The trial to start now; "wait" for the groups or for results; "finished" when nothing is left to start."""
@@ -89,7 +94,7 @@ class Conductor:
             return self._start(self.ledger.records[self._waiting.pop(0)])
         if (record := self._search_trial()) is not None:
             return self._start(record)
-        if any(r.kind == "search" and not r.ended for r in self.records):
+        if any(not r.ended for r in self.searching):
             return "wait"
         if (record := self._repeat_trial()) is not None:
             return self._start(record)
@@ -110,12 +115,14 @@ class Conductor:
         """What a trial's process needs to know, as plain values."""
         folder = str(trial_folder(self.sweep.folder, record))
         job = {"index": record.index, "name": record.name, "values": dict(record.values), "folder": folder}
-        return {**job, "asks_at": self._asks_at(record), "known_epoch": record.epoch}
+        asks_at = self.sweep.plan.asks_at(record.index) if record.kind == "search" else ()
+        return {**job, "asks_at": None if asks_at is None else list(asks_at), "known_epoch": record.epoch}
 
     def begun(self, index: int) -> None:
         """A process has taken the trial."""
         record = self.ledger.append("begin", index, at=self.now())
         self._running.add(index)
+        self._open.add(index)
         tags = {"vitray.sweep": self.sweep.name}
         if self.sweep.plan.weights:
             tags["vitray.init_adapted"] = self.sweep.plan.weights
@@ -185,30 +192,18 @@ class Conductor:
 
     def interrupt(self) -> None:
         """The driver leaves: nothing stays RUNNING in the tracker."""
-        for record in self.records:
-            if record.status == "running" and not (record.spans and len(record.spans[-1]) == 2):
-                self._interrupt(record)
+        for index in sorted(self._open):
+            self._interrupt(self.ledger.records[index])
 
     def raise_error(self) -> None:
         """What the tracker raised; Tune's loop would have swallowed it."""
         if self._error is not None:
             raise self._error
 
-    def _asks_at(self, record: TrialRecord) -> list[int] | None:
-        """Epochs after which the scheduler decides, so that ranks wait for it; None where that is every one."""
-        search, epochs = self.search, self.sweep.plan.experiment.train.epochs
-        if record.kind != "search" or search.scheduler == "none":
-            return []
-        if search.scheduler == "asha":
-            return [epoch for epoch, _ in self.sweep.plan.rungs()]
-        if search.scheduler == "pbt":
-            return list(range(search.perturb_epochs, epochs, search.perturb_epochs))
-        return None
-
     def _search_trial(self) -> TrialRecord | None:
         if not self.more_to_come:
             return None
-        point = self.proposer.propose([r for r in self.records if r.kind == "search"])
+        point = self.proposer.propose(self.searching)
         if point is None:
             self._proposed_all = True
             return None
@@ -273,6 +268,7 @@ class Conductor:
 
     def _leave(self, record: TrialRecord, tags: Mapping[str, str], status: Status) -> None:
         self._running.discard(record.index)
+        self._open.discard(record.index)
         run = self._run(record)
         self._guard(lambda: self.tracker.set_tags(run, tags))
         self._guard(lambda: self.tracker.end_run(run, status))

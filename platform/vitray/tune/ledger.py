@@ -26,6 +26,8 @@ _LOCK = "lock"
 class Ledger:
     """The open ledger of a sweep that runs. One process at a time has it.
 
+    ``past``: the trials' indices, one for each report that earlier processes wrote, in the order in which they came.
+
     Raises:
         ConfigError: another process runs this sweep.
     """
@@ -39,7 +41,7 @@ class Ledger:
                 "is running in another process", where=folder.name, remedy="wait for it, or stop it with Ctrl-C"
             )
         path = folder / FILE
-        self.records, whole = _fold(path)
+        self.records, self.past, whole = _fold(path)
         self._file = path.open("ab")
         self._file.truncate(whole)
 
@@ -76,14 +78,16 @@ def is_running(folder: Path) -> bool:
         return False
 
 
-def _fold(path: Path) -> tuple[dict[int, TrialRecord], int]:
-    """The records, and how many bytes of the file are whole lines."""
+def _fold(path: Path) -> tuple[dict[int, TrialRecord], list[int], int]:
+    """The records, whose reports came one after the other, and how many bytes of the file are whole lines."""
     records: dict[int, TrialRecord] = {}
-    whole = 0
+    reports, whole = [], 0
     for line, event in _lines(path):
-        _apply(records, event)
+        record = _apply(records, event)
+        if event["event"] == "report":
+            reports.append(record.index)
         whole += len(line)
-    return records, whole
+    return records, reports, whole
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, Mapping[str, Any]]]:

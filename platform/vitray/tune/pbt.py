@@ -9,21 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import TrialScheduler
 
 from vitray.data.rng import key
 from vitray.errors import VitrayError
 from vitray.search_config import SearchConfig
 from vitray.train.adopt import adopt
-from vitray.tune.conductor import Conductor
+from vitray.tune.compared import Compared
 from vitray.tune.explore import explore
 from vitray.tune.keys import Point
 from vitray.tune.record import TrialRecord
-from vitray.tune.schedule import Conducted, index_of
 from vitray.tune.space import Space
 from vitray.tune.state import trial_folder
 
@@ -44,7 +41,7 @@ def exploits(members: Sequence[TrialRecord], epoch: int, space: Space, search: S
     least one member each, and never the same.
     """
     sign = 1 if search.mode == "max" else -1
-    scores = {m.index: sign * s for m in members if (s := _score_at(m, epoch, search.metric)) is not None}
+    scores = {m.index: sign * s for m in members if (s := m.score_at(epoch, search.metric)) is not None}
     order = sorted(scores, key=lambda index: (-scores[index], index))
     count = max(1, int(len(order) * search.quantile)) if len(order) > 1 else 0
     points = {m.index: _point_at(m, epoch) for m in members}
@@ -56,64 +53,28 @@ def exploits(members: Sequence[TrialRecord], epoch: int, space: Space, search: S
     return found
 
 
-def _score_at(member: TrialRecord, epoch: int, metric: str) -> float | None:
-    return next((r[metric] for r in member.reports if r["epoch"] == epoch and metric in r), None)
-
-
 def _point_at(member: TrialRecord, epoch: int) -> Point:
     """The values with which a member came to the epoch, whatever was decided there."""
     before = [change["point"] for change in member.changes if change["epoch"] < epoch]
     return before[-1] if before else member.begun_with
 
 
-class Population(Conducted):
+class Population(Compared):
     """The scheduler of a population: trials wait for each other, then all go on."""
 
-    def __init__(self, conductor: Conductor) -> None:
-        super().__init__(conductor)
-        self._every = conductor.search.perturb_epochs
-        self._released: dict[int, int] = {}  # by member, the comparison that it has behind it
-        self._ready: list[int] = []
+    def peers(self, record: TrialRecord) -> list[TrialRecord] | None:
+        return None if self._conductor.more_to_come else self._conductor.searching
 
-    def judge(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        epoch = int(result["epoch"])
-        # A trial that goes on first repeats its last report, or that of the checkpoint which it was given.
-        waits = epoch % self._every == 0 and epoch > self._released.get(index_of(trial), 0)
-        return TrialScheduler.PAUSE if waits else TrialScheduler.CONTINUE
-
-    def choose(self, tune_controller: Any) -> Trial | None:
-        waiting = {index_of(t): t for t in tune_controller.get_trials() if t.status == Trial.PAUSED}
-        if not self._ready and waiting and self._all_there(waiting):
-            self._compare(waiting)
-        while self._ready:
-            trial = waiting.get(self._ready.pop(0))
-            if trial is not None:
-                return trial
-        return None
-
-    def _all_there(self, waiting: dict[int, Trial]) -> bool:
-        """Whether every member is at the comparison, has ended, or is beyond it."""
-        if self._conductor.more_to_come:
-            return False
-        epoch = min(self._epoch(index) for index in waiting)
-        members = [r for r in self._conductor.records if r.kind == "search"]
-        return all(m.ended or m.index in waiting or m.epoch > epoch for m in members)
-
-    def _compare(self, waiting: dict[int, Trial]) -> None:
+    def compare(self, peers: Sequence[TrialRecord], epoch: int, waiting: dict[int, Trial]) -> set[int]:
         conductor = self._conductor
-        epoch = min(self._epoch(index) for index in waiting)
-        members = [r for r in conductor.records if r.kind == "search"]
-        for exploit in exploits(members, epoch, conductor.sweep.plan.space, conductor.search):
+        for exploit in exploits(peers, epoch, conductor.sweep.plan.space, conductor.search):
             receiver = conductor.ledger.records[exploit.receiver]
             decided = any(change["epoch"] == epoch for change in receiver.changes)  # by a driver that died
             if exploit.receiver not in waiting or (decided and receiver.epoch > epoch):
                 continue
             if self._adopt(conductor.ledger.records[exploit.donor], receiver, epoch) and not decided:
                 conductor.changed(exploit.receiver, epoch, exploit.donor, exploit.point)
-        for index in waiting:
-            if self._epoch(index) == epoch:
-                self._released[index] = epoch
-                self._ready.append(index)
+        return set()
 
     def _adopt(self, donor: TrialRecord, receiver: TrialRecord, epoch: int) -> bool:
         root = self._conductor.sweep.folder
@@ -124,7 +85,3 @@ class Population(Conducted):
             self._conductor.display.stage(f"{receiver.name} keeps its weights: {error}")
             return False
         return True
-
-    def _epoch(self, index: int) -> int:
-        """The comparison at which a member waits."""
-        return self._conductor.ledger.records[index].epoch // self._every * self._every

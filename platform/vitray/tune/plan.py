@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from vitray.errors import ConfigError
@@ -13,7 +15,7 @@ from vitray.train.resources import GroupPlan, Room, plan_groups
 from vitray.tune.cost import describe_cost
 from vitray.tune.keys import Point, changed
 from vitray.tune.refusals import check_search
-from vitray.tune.rungs import Rung, brackets_of, rungs_of
+from vitray.tune.rungs import Rung, bracket_of, brackets_of, rungs_of
 from vitray.tune.space import Architecture, Space, compile_space, points_of, search_of
 
 if TYPE_CHECKING:  # which reads the states of sweeps, and these hold plans
@@ -54,6 +56,34 @@ class SweepPlan:
     def searched(self) -> int:
         """Trials that search, at most."""
         return min(len(self.points), self.search.budget.trials or len(self.points))
+
+    @cached_property
+    def brackets(self) -> list[list[Rung]]:
+        """The brackets of hyperband."""
+        return brackets_of(self.search, self.experiment.train.epochs, len(self.points))
+
+    def comparisons(self, index: int) -> Sequence[int]:
+        """Epochs after which a trial waits until all that it is compared with are there."""
+        search, epochs = self.search, self.experiment.train.epochs
+        if search.scheduler == "pbt":
+            return range(search.perturb_epochs, epochs, search.perturb_epochs)
+        if search.scheduler == "hyperband":
+            return [epoch for epoch, _ in bracket_of(self.brackets, index)[1][:-1]]
+        return ()
+
+    def asks_at(self, index: int) -> Sequence[int] | None:
+        """Epochs after which the scheduler decides about a trial that searches; None where that is every one."""
+        match self.search.scheduler:
+            case "none":
+                return ()
+            case "asha":
+                return [epoch for epoch, _ in self.rungs()]
+            case "median":
+                return None
+            case "hyperband":
+                return [*self.comparisons(index), self.experiment.train.epochs]
+            case "pbt":
+                return self.comparisons(index)
 
     def rungs(self) -> list[Rung]:
         """The scheduler's rungs as (epoch, trials expected to get there); one, at the end, where it stops nothing."""
@@ -98,12 +128,12 @@ class SweepPlan:
 
     def _schedule(self) -> dict[str, object]:
         """What rungs do not tell of a scheduler."""
-        search, epochs = self.search, self.experiment.train.epochs
+        search = self.search
         if search.scheduler == "hyperband":
-            brackets = brackets_of(search, epochs, self.searched)
+            brackets = brackets_of(search, self.experiment.train.epochs, self.searched)
             return {"brackets": [[{"epoch": e, "trials": n} for e, n in bracket] for bracket in brackets]}
         if search.scheduler == "pbt":
-            return {"compared_at_epochs": list(range(search.perturb_epochs, epochs, search.perturb_epochs))}
+            return {"compared_at_epochs": list(self.comparisons(0))}
         return {}
 
 

@@ -86,6 +86,10 @@ class TrialRecord:
         last = self.reports[-1]["at"] if self.reports else 0.0
         return sum((span[1] if len(span) > 1 else max(span[0], last)) - span[0] for span in self.spans)
 
+    def score_at(self, epoch: int, metric: str) -> float | None:
+        """What it reported of a metric after an epoch; None where it reported none."""
+        return next((r[metric] for r in self.reports if r["epoch"] == epoch and metric in r), None)
+
     def best(self, metric: str, mode: str) -> float:
         """The best value so far; the worst there is where nothing was reported."""
         sign = 1 if mode == "max" else -1
@@ -103,11 +107,8 @@ _METRICS = ("lr", "images_per_s", "data_wait", "damaged_rows", "epoch_s", "eval_
 
 def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
     """The metrics in one of Tune's results, which holds much else."""
-    return {
-        k: float(v)
-        for k, v in result.items()
-        if (k.startswith(("train/", "val/")) or k in _METRICS) and isinstance(v, int | float) and not isinstance(v, bool)
-    }
+    numbers = {k: v for k, v in result.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {k: float(v) for k, v in numbers.items() if k.startswith(("train/", "val/")) or k in _METRICS}
 
 
 def ranked(trials: Iterable[TrialRecord], metric: str, mode: str) -> list[TrialRecord]:

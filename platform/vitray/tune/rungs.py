@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from vitray.search_config import SearchConfig
 
@@ -35,24 +36,35 @@ def brackets_of(search: SearchConfig, epochs: int, trials: int) -> list[list[Run
     """The brackets of hyperband (Li et al. 2018) as Tune fills them, one after the other: each its own rungs.
 
     The first begins with few trials that all get to the last epoch, every further one with more that are stopped
-    earlier; after the last comes the first again.
+    earlier; after the last comes the first again. All end at the last epoch (Tune's, where rungs are rounded, before
+    it).
     """
     eta = search.reduction_factor
     most = round(math.log(epochs) / math.log(eta)) + 1
     brackets: list[list[Rung]] = []
     left, halvings = trials, 0
     while left > 0:
-        first = int(epochs * eta ** (-halvings))
+        first = epochs // eta**halvings
         if first > 0:
             alive = math.ceil(most / (halvings + 1) * eta**halvings)
-            bracket, epoch, keeps = [(first, min(left, alive))], first, alive
+            bracket, keeps = [(first, min(left, alive))], alive
             left -= bracket[0][1]
-            for _ in range(halvings):
-                keeps, epoch = math.ceil(keeps / eta), min(epoch * eta, epochs)
-                bracket.append((epoch, min(bracket[-1][1], keeps)))
+            for further in reversed(range(halvings)):
+                keeps = math.ceil(keeps / eta)
+                bracket.append((epochs // eta**further, min(bracket[-1][1], keeps)))
             brackets.append(bracket)
         halvings = (halvings + 1) % most
     return brackets
+
+
+def bracket_of(brackets: Sequence[list[Rung]], index: int) -> tuple[int, list[Rung]]:
+    """The bracket that a trial belongs to, and the index of its first trial."""
+    first = 0
+    for bracket in brackets:
+        if index < first + bracket[0][1]:
+            return first, bracket
+        first += bracket[0][1]
+    raise IndexError(f"no bracket has a place for trial {index}")
 
 
 def _alive(bracket: list[Rung], epoch: int) -> int:

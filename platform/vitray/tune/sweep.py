@@ -14,8 +14,9 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from vitray.environment import environment
+from vitray.tune.conducted import index_of
 from vitray.tune.conductor import Conductor
-from vitray.tune.schedule import index_of, make_scheduler
+from vitray.tune.schedule import make_scheduler
 from vitray.tune.trial import WarmTrial
 
 _ACTOR_FAILURES = 3  # times that a trial is given to a new process after its own was lost with its node
