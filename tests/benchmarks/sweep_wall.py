@@ -83,11 +83,14 @@ def ours(work: dict[str, Any], folder: Path) -> dict[str, float]:
 
 
 def stock(work: dict[str, Any], folder: Path) -> dict[str, float]:
+    import logging
+
+    import ray
     import stock_trial
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    from vitray.cluster.local import connect
+    from vitray.cluster.machine import Machine
     from vitray.experiment import Experiment
     from vitray.train.resources import plan_groups
 
@@ -109,8 +112,12 @@ def stock(work: dict[str, Any], folder: Path) -> dict[str, float]:
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             ended.append(time.time())
 
-    with connect() as cluster:
-        groups = plan_groups(base.cluster, **cluster.room, groups=work["at_once"])
+    # With its dashboard, as by default: without one nobody gives back the CPUs of a trial that ASHA has stopped (Ray
+    # Train's cleaner asks the dashboard who is alive), and the third trial waits for ever.
+    cpus = Machine.here().cpus
+    ray.init(address="local", num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        groups = plan_groups(base.cluster, cpus=cpus, gpus=0, groups=work["at_once"])
         experiments = [base.with_values(point) for point in work["points"]]
         driver = stock_trial.trainable(base.data.path, groups, folder, experiments, validate=True)
         asha = ASHAScheduler(
@@ -127,6 +134,8 @@ def stock(work: dict[str, Any], folder: Path) -> dict[str, float]:
             ),
             run_config=tune.RunConfig(name="tune", storage_path=str(folder), callbacks=[Watch()], verbose=0),
         ).fit()
+    finally:
+        ray.shutdown()
     if results.errors:
         raise SystemExit(f"a trial failed: {results.errors[0]}")
     first = min(float(path.read_text()) for path in (folder / "first_steps").iterdir())

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vitray.cli import main
-from vitray.cluster import launch
+from vitray.cluster import launch, sweeps
 from vitray.cluster.launch import Prepared, TrainWatcher
 from vitray.cluster.local import Cluster
 from vitray.errors import ConfigError, DataError
@@ -105,7 +105,7 @@ def test_what_a_config_leaves_unsaid_of_the_model_is_as_it_was_trained(folder: P
     assert prepared("model.dropout=0.1").experiment.model == model.model_copy(update={"dropout": 0.1})
     assert prepared("model.depth=3").experiment.model.depth == 3, "said, and refused where it is compared"
     space = "search.space={model.patch_size: [2, 4], model.dropout: [0.0, 0.1]}"
-    plan = launch.plan(prepared(space, "search.trials=4"))
+    plan = sweeps.plan(prepared(space, "search.trials=4"))
     assert {plan.trial(i).model.embed_dim for i in range(4)} == {16}
     assert {plan.trial(i).model.patch_size for i in range(4)} == {2, 4}
 

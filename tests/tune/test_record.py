@@ -107,6 +107,7 @@ def test_a_change_of_values_keeps_those_it_began_with() -> None:
 
 
 def test_trials_side_by_side_keep_groups_busy_once() -> None:
-    trials = [TrialRecord(i, "t", {}, spans=spans) for i, spans in enumerate([[[0, 10], [100, 110]], [[5, 20]], [[8]]])]
+    given: list[list[list[float]]] = [[[0, 10], [100, 110]], [[5, 20]], [[8]]]
+    trials = [TrialRecord(i, "t", {}, spans=spans) for i, spans in enumerate(given)]
     assert busy_seconds(trials, now=30.0) == 30.0 + 10.0
     assert busy_seconds([], now=30.0) == 0.0
