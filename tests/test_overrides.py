@@ -53,6 +53,14 @@ def test_an_override_makes_the_sections_it_needs(folder: Path) -> None:
     assert made.search.space == {"model.depth": [1, 2]}
 
 
+def test_what_is_searched_over_a_list_need_not_be_set_beside_it(folder: Path) -> None:
+    space = "search: {space: {model.num_heads: [2, 4], model.depth: [1], optim.lr: {log: [0.1, 1]}}}\n"
+    made = load(folder, "data: {path: /d}\nmodel: {embed_dim: 32, depth: 7}\n" + space)
+    assert (made.model.num_heads, made.model.depth, made.optim.lr) == (2, 7, Experiment(data={"path": "/d"}).optim.lr)
+    with pytest.raises(ConfigError, match="num_heads 3 does not divide embed_dim 32"):
+        load(folder, "data: {path: /d}\nmodel: {embed_dim: 32}\n", "search.space.model.num_heads=[5, 4]")
+
+
 def test_a_value_may_hold_an_equals_sign(folder: Path) -> None:
     assert load(folder, "data: {path: /d}", "data.path=s3://bucket/a=b").data.path == "s3://bucket/a=b"
 

@@ -150,12 +150,19 @@ class Experiment(Section):
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         """Read YAML, apply ``section.key=value`` overrides, validate.
 
+        A key that is left unset but searched over a list begins as the first of its values: every trial has its own,
+        and the default need not go with the rest.
+
         Raises:
             ConfigError: (a ``ValueError``) missing file, bad YAML, unknown key, value out of range.
         """
-        from vitray.overrides import load_mapping  # the loader knows this class; imported late to stay one-way
+        from vitray.overrides import load_mapping, with_first_choices  # they know this class: late, to stay one-way
 
-        return cls(**load_mapping(path, overrides, root=cls))
+        raw = load_mapping(path, overrides, root=cls)
+        try:
+            return cls(**with_first_choices(raw, root=cls))
+        except ConfigError:
+            return cls(**raw)  # whose error, if any, speaks of what was written
 
     def with_values(self, values: dict[str, Any]) -> Experiment:
         """A copy with dotted keys replaced, e.g. ``{"model.depth": 6}``, validated anew."""

@@ -46,7 +46,8 @@ class SearchConfig(_Named):
     ``grace_epochs``: the first rung of asha, and what median waits for. ``reduction_factor``: of asha and hyperband.
     PBT compares its members every ``perturb_epochs``; its worst ``quantile`` goes on from the weights of its best.
     ``finalists`` by ``metric`` are trained anew with ``seeds`` other seeds each before the winner is named (1 and 1:
-    the best trial wins as it is). ``max_code_errors``: trials that end in an error of the code before the sweep stops.
+    the best trial wins as it is). ``retrain``: the winner, from its start on train+val; with pbt it is its own weights by
+    default, since the values that they were trained with changed on the way. ``max_code_errors``: trials that end in an error of the code before the sweep stops.
     """
 
     space: dict[str, Any]
@@ -92,6 +93,8 @@ class SearchConfig(_Named):
         if values.get("algorithm") == "nsga2":  # what is stopped early has no place on a front
             values.setdefault("scheduler", "none")
             values.setdefault("objectives", ("val/accuracy", "gflops"))
+        if values.get("scheduler") == "pbt":
+            values.setdefault("retrain", False)
         return values
 
     @model_validator(mode="after")
@@ -116,5 +119,10 @@ class SearchConfig(_Named):
             raise ValueError(
                 f"scheduler pbt finds its values while it trains and only begins with those of algorithm random or "
                 f"grid, not {self.algorithm}"
+            )
+        if self.scheduler == "pbt" and self.repeats:
+            raise ValueError(
+                "scheduler pbt changes values while it trains, so a repeat with the last of them would be another "
+                "training; leave finalists and seeds at 1"
             )
         return self

@@ -48,5 +48,6 @@ def test_a_trial_counts_with_its_best_metrics_its_last_latency_and_its_models_si
     empty = TrialRecord(1, "e", {}, status="done")
     assert [math.isnan(v) for v in objective_values(empty, experiment, names)] == [True, True, False, False, True]
     stopped = TrialRecord(2, "s", {}, status="stopped", reports=record.reports)
-    front = front_of([record, empty, stopped], lambda r: experiment, ("val/accuracy", "latency_ms"))
+    repeat = TrialRecord(3, "r", {}, status="done", kind="repeat", repeats=0, reports=record.reports)
+    front = front_of([record, empty, stopped, repeat], lambda r: experiment, ("val/accuracy", "latency_ms"))
     assert front == [(record, (0.9, 2.0))], "those without a value, or that did not end by themselves, have no place"

@@ -42,6 +42,7 @@ def plan(space: dict[str, Any], epochs: int = 40, **search: Any) -> SweepPlan:
         (LR, {"scheduler": "pbt", "perturb_epochs": 40}, r"search\.perturb_epochs: is 40.*\n.*perturb_epochs=4"),
         (LR, {"scheduler": "pbt", "trials": 1}, r"search\.trials: is 1, and pbt compares"),
         (LR, {"scheduler": "pbt", "algorithm": "tpe"}, "pbt finds its values while it trains"),
+        (LR, {"scheduler": "pbt", "seeds": 2}, "would be another training; leave finalists and seeds at 1"),
         (LR, {"algorithm": "nsga2", "objectives": ["gflops", "fps"]}, r"search\.objectives: .*'latency_ms', got 'fps'"),
         (LR, {"metric": "val/acc"}, r"search\.metric: input should be 'val/accuracy', 'val/loss' or 'train/loss', got"),
     ],

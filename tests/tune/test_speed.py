@@ -13,7 +13,7 @@ from vitray.train.resources import plan_groups
 from vitray.train.run import Run
 from vitray.tune.ledger import Ledger
 from vitray.tune.plan import plan_sweep
-from vitray.tune.speed import assumed, measured, speed_of
+from vitray.tune.speed import Speed, assumed, measured, speed_of
 from vitray.tune.state import Sweep, write_state
 
 STEP_S, FLOP_S = 0.02, 1e-10
@@ -68,6 +68,12 @@ def test_trials_of_one_size_tell_the_proportion(tmp_path: Path) -> None:
     operations = flops(one.model).training * one.train.global_batch
     assert speed.step_s == 0
     assert speed.flop_s == pytest.approx((STEP_S + FLOP_S * operations) / operations)
+    speed = measured(tmp_path, one, Speed(0.5, FLOP_S, "assumed"))
+    assert speed is not None
+    assert (speed.step_s, speed.flop_s) == (pytest.approx(STEP_S), FLOP_S), "or the part that grows with it is known"
+    speed = measured(tmp_path, one, Speed(0.5, 100 * FLOP_S, "assumed"))
+    assert speed is not None
+    assert speed.step_s == 0, "not so: they took less than that"
 
 
 def test_what_ran_otherwise_or_hardly_at_all_says_nothing(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from vitray.cluster.launch import Prepared, SweepResult, sweep
+from vitray.cluster.launch import Prepared
+from vitray.cluster.sweeps import SweepResult, sweep
 from vitray.data.samples import write_samples
 from vitray.experiment import Experiment
 from vitray.home import Home
@@ -44,6 +45,10 @@ class Done:
     result: SweepResult
     shown: Watching
     plan: SweepPlan
+
+    @property
+    def searched(self) -> list[TrialRecord]:
+        return [t for t in self.result.trials if t.kind == "search"]
 
 
 @pytest.fixture(scope="module")
@@ -89,18 +94,19 @@ def runs(done: Done) -> list[mlflow.entities.Run]:
 
 
 def test_only_valid_points_run_and_none_twice(done: Done) -> None:
-    points = [tuple(t.point.items()) for t in done.result.trials]
+    points = [tuple(t.point.items()) for t in done.searched]
     assert len(set(points)) == len(points) == 6
-    assert all(t.point["model.num_heads"] == 2 for t in done.result.trials)
+    assert all(t.point["model.num_heads"] == 2 for t in done.searched)
     assert done.plan.describe()["architectures"] == 8
     assert done.plan.describe()["valid_architectures"] == 4
 
 
 def test_asha_stops_some_and_finishes_some(done: Done) -> None:
-    states = {t.status for t in done.result.trials}
+    states = {t.status for t in done.searched}
     assert "done" in states
     assert states <= {"done", "stopped"}
-    for trial in done.result.trials:
+    assert {t.ended_by for t in done.searched} <= {None, "asha"}
+    for trial in done.searched:
         newest = CheckpointStore(done.home.runs / "small" / "trials" / trial.name / "checkpoints").newest()
         assert newest is not None
         # Stopped at its report: the newest checkpoint is of the epoch reported last, so no step was wasted.
@@ -116,7 +122,7 @@ def test_groups_are_reused(done: Done) -> None:
 
 
 def test_every_trial_was_shown(done: Done) -> None:
-    assert done.shown.seen_running == set(range(6))
+    assert done.shown.seen_running == set(range(7)), "six that search, and the retraining"
     assert any("retraining" in stage for stage in done.shown.stages)
 
 
@@ -134,7 +140,7 @@ def test_one_parent_one_run_a_trial_one_final(done: Done) -> None:
 def test_metrics_are_complete_and_by_epoch(done: Done) -> None:
     client = mlflow.MlflowClient(done.home.tracking_uri)
     by_name = {run.info.run_name: run for run in runs(done)}
-    for trial in done.result.trials:
+    for trial in done.searched:
         run = by_name[trial.name]
         history = client.get_metric_history(run.info.run_id, "val/accuracy")
         assert [point.step for point in history] == list(range(1, trial.epoch + 1))
@@ -165,5 +171,14 @@ def test_the_winner_carries_its_pictures(done: Done) -> None:
 
 
 def test_the_sweep_is_listed(done: Done) -> None:
-    states = list_sweeps(done.home.runs)
-    assert [(s["name"], s["status"], s["model"]) for s in states] == [("small", "done", "models:/small/1")]
+    [saved] = list_sweeps(done.home.runs)
+    assert (saved.name, saved.status, saved.facts["model"]) == ("small", "done", "models:/small/1")
+    assert saved.records == done.result.trials, "what lies on disk is what was returned"
+
+
+def test_the_report_is_beside_it_and_in_the_tracker(done: Done) -> None:
+    client = mlflow.MlflowClient(done.home.tracking_uri)
+    parent = next(run for run in runs(done) if run.data.tags["vitray.kind"] == "sweep")
+    kept = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert {"report.html", "figures"} <= kept
+    assert (done.home.runs / "small" / "report.html").stat().st_size > 10_000

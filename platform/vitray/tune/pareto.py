@@ -47,8 +47,11 @@ def pareto_front(values: Sequence[Sequence[float]], objectives: Sequence[str]) -
 def front_of(
     records: Iterable[TrialRecord], experiment_of: Callable[[TrialRecord], Experiment], objectives: Sequence[str]
 ) -> list[tuple[TrialRecord, tuple[float, ...]]]:
-    """The trials that ended by themselves and that none other beats, with their values."""
-    done = [record for record in records if record.status == "done"]
+    """The trials of the search that ended by themselves and that none other beats, with their values.
+
+    Repeats have the architecture of a finalist and other luck: they are no further answer.
+    """
+    done = [record for record in records if record.status == "done" and record.kind == "search"]
     values = [objective_values(record, experiment_of(record), objectives) for record in done]
     return [(done[i], values[i]) for i in pareto_front(values, objectives)]
 

@@ -44,14 +44,16 @@ class Speed:
 
 def speed_of(runs: Path, experiment: Experiment, groups: GroupPlan, *, here: bool = True) -> Speed | None:
     """By the trials of this home's sweeps, else (``here``, on CPUs) by the rate of a matrix product, else None."""
-    return measured(runs, experiment) or (assumed(groups) if here and not groups.use_gpu else None)
+    otherwise = assumed(groups) if here and not groups.use_gpu else None
+    return measured(runs, experiment, otherwise) or otherwise
 
 
-def measured(runs: Path, experiment: Experiment) -> Speed | None:
+def measured(runs: Path, experiment: Experiment, otherwise: Speed | None = None) -> Speed | None:
     """A line through the trials of earlier sweeps of the same precision and device; None where they are too few.
 
     All that a trial took counts, evaluation and checkpoints too, but not the start of its group. Medians of slopes and
-    offsets (Theil 1950, Sen 1968), so that a few trials which waited for something do no harm.
+    offsets (Theil 1950, Sen 1968), so that a few trials which waited for something do no harm. Where all were of one
+    size, the slope is that of ``otherwise``: small models take no time in proportion to their operations.
     """
     points, names = [], dict[str, None]()
     newest = sorted((f for f in runs.glob("*") if is_sweep(f)), key=lambda f: -f.stat().st_mtime)
@@ -66,11 +68,12 @@ def measured(runs: Path, experiment: Experiment) -> Speed | None:
     x, y = np.array(points[:_TRIALS]).T
     i, j = np.triu_indices(len(x), 1)
     apart = np.abs(x[i] - x[j]) > 1e-3 * np.maximum(x[i], x[j])
-    slope = float(np.median((y[i] - y[j])[apart] / (x[i] - x[j])[apart])) if apart.any() else -1.0
+    if apart.any():
+        slope = max(0.0, float(np.median((y[i] - y[j])[apart] / (x[i] - x[j])[apart])))
+    else:
+        slope = otherwise.flop_s if otherwise is not None else float("inf")
     offset = float(np.median(y - slope * x))
-    if slope <= 0 and apart.any():
-        slope, offset = 0.0, float(np.median(y))
-    elif offset < 0 or not apart.any():
+    if offset < 0:
         slope, offset = float(np.median(y / x)), 0.0
     shown = list(names)
     sweeps = f"sweep{'s' if len(shown) > 1 else ''} {', '.join(shown[:2])}{' and others' if len(shown) > 2 else ''}"
