@@ -259,11 +259,17 @@ def test_presets_are_named_and_can_be_changed() -> None:
         ({}, "max"),
         ({"metric": "val/loss"}, "min"),
         ({"metric": "train/loss"}, "min"),
-        ({"metric": "val/loss", "mode": "max"}, "max"),
+        ({"metric": "val/loss", "mode": "min"}, "min"),
     ],
 )
 def test_the_direction_of_a_search_follows_from_its_metric(given_values: dict[str, Any], mode: str) -> None:
     assert SearchConfig(space={}, **given_values).mode == mode
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("val/loss", "max"), ("val/accuracy", "min")])
+def test_nobody_looks_for_the_worst(metric: str, mode: str) -> None:
+    with pytest.raises(ConfigError, match=f"would look for the worst {metric}; leave search.mode unset"):
+        SearchConfig(space={}, metric=metric, mode=mode)
 
 
 def test_a_model_is_named_as_its_experiment_unless_told() -> None:

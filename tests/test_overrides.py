@@ -53,12 +53,17 @@ def test_an_override_makes_the_sections_it_needs(folder: Path) -> None:
     assert made.search.space == {"model.depth": [1, 2]}
 
 
-def test_what_is_searched_over_a_list_need_not_be_set_beside_it(folder: Path) -> None:
-    space = "search: {space: {model.num_heads: [2, 4], model.depth: [1], optim.lr: {log: [0.1, 1]}}}\n"
-    made = load(folder, "data: {path: /d}\nmodel: {embed_dim: 32, depth: 7}\n" + space)
-    assert (made.model.num_heads, made.model.depth, made.optim.lr) == (2, 7, Experiment(data={"path": "/d"}).optim.lr)
+def test_a_model_that_does_not_fit_takes_what_every_trial_has(folder: Path) -> None:
+    wide = "data: {path: /d}\nmodel: {embed_dim: 32, depth: 7}\n"
+    space = "search: {space: {model.num_heads: [5, 2, 4], model.depth: [1], optim.lr: {log: [0.1, 1]}}}\n"
+    made = load(folder, wide + space)
+    assert (made.model.num_heads, made.model.depth) == (2, 7), "the first that fits; what is written stays"
+    with pytest.raises(ConfigError, match="num_heads 5 does not divide"):
+        load(folder, wide + space, "model.num_heads=5")
     with pytest.raises(ConfigError, match="num_heads 3 does not divide embed_dim 32"):
-        load(folder, "data: {path: /d}\nmodel: {embed_dim: 32}\n", "search.space.model.num_heads=[5, 4]")
+        load(folder, wide, "search.space.model.num_heads=[5, 7]")
+    digits = load(folder, "data: {path: /d}\n", "search.space={model.patch_size: {values: [3, 1, 2]}}")
+    assert digits.resolve(image_size=8, in_chans=1, num_classes=10).model.patch_size == 1
 
 
 def test_a_value_may_hold_an_equals_sign(folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,7 +19,9 @@ from vitray.augment_config import AugmentConfig
 from vitray.config_base import ImageSize, Positive, Probability, Section
 from vitray.errors import ConfigError
 from vitray.model_config import ModelConfig, sides
-from vitray.search_config import SearchConfig
+from vitray.search_config import SearchConfig, model_choices
+
+FETCHED = ("cache", "cache_bytes", "verify", "workers", "prefetch")  # of data: how it comes, which changes no result
 
 
 class DataConfig(Section):
@@ -150,19 +153,26 @@ class Experiment(Section):
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         """Read YAML, apply ``section.key=value`` overrides, validate.
 
-        A key that is left unset but searched over a list begins as the first of its values: every trial has its own,
-        and the default need not go with the rest.
+        Where the model's defaults do not fit together, but a search has values for keys that are left unset, the first
+        of these that fit are taken.
 
         Raises:
             ConfigError: (a ``ValueError``) missing file, bad YAML, unknown key, value out of range.
         """
-        from vitray.overrides import load_mapping, with_first_choices  # they know this class: late, to stay one-way
+        from vitray.overrides import load_mapping  # the loader knows this class; imported late to stay one-way
 
         raw = load_mapping(path, overrides, root=cls)
         try:
-            return cls(**with_first_choices(raw, root=cls))
+            return cls(**raw)
         except ConfigError:
-            return cls(**raw)  # whose error, if any, speaks of what was written
+            given, search = raw.get("model") or {}, raw.get("search")
+            space = search.get("space") if isinstance(search, dict) else None
+            for choice in model_choices(space, given) if isinstance(given, dict) else ():
+                with suppress(ConfigError):
+                    made = cls(**{**raw, "model": {**given, **choice}})
+                    made.model.model_fields_set.difference_update(choice)  # they may change again, for the data's sake
+                    return made
+            raise
 
     def with_values(self, values: dict[str, Any]) -> Experiment:
         """A copy with dotted keys replaced, e.g. ``{"model.depth": 6}``, validated anew."""
@@ -199,15 +209,20 @@ class Experiment(Section):
                 where="model.image_size",
                 remedy="set data.image_size alone",
             )
-        return self.with_values(values)
+        try:
+            return self.with_values(values)
+        except ConfigError:
+            for choice in model_choices(self.search and self.search.space, self.model.model_fields_set):
+                with suppress(ConfigError):
+                    return self.with_values(values | {f"model.{name}": value for name, value in choice.items()})
+            raise
 
     @property
     def identity(self) -> str:
         """Hex digest over what decides the result: model, data, training, optimizer, number of workers."""
         parts = self.model_dump(mode="json", include={"model", "data", "train", "optim"})
         parts["workers"] = self.cluster.workers
-        for key in ("cache", "cache_bytes", "verify", "workers", "prefetch"):
-            # How the bytes are fetched never changes what is learned.
+        for key in FETCHED:
             del parts["data"][key]
         for key in ("checkpoint_steps", "keep_checkpoints", "init_path"):  # nor does what is kept of it, and where
             del parts["train"][key]

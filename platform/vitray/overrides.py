@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -73,25 +72,6 @@ def load_mapping(path: str | Path, overrides: Sequence[str], *, root: type[Secti
         assign(raw, *parse_override(word), root=root)
     _resolve_paths(raw, base=Path.cwd())  # what the file said is absolute by now
     return raw
-
-
-def with_first_choices(raw: dict[str, Any], *, root: type[Section]) -> dict[str, Any]:
-    """A copy of a raw mapping, in which keys that are unset but searched over a list have its first value."""
-    search = raw.get("search")
-    space = search.get("space") if isinstance(search, dict) else None
-    filled = deepcopy(raw)
-    for key, values in space.items() if isinstance(space, dict) else ():
-        if isinstance(key, str) and isinstance(values, list) and values and not _is_set(raw, key):
-            assign(filled, key, values[0], root=root)
-    return filled
-
-
-def _is_set(raw: Any, key: str) -> bool:
-    for name in key.split("."):
-        if not isinstance(raw, dict) or name not in raw:
-            return False
-        raw = raw[name]
-    return True
 
 
 def _resolve_paths(raw: dict[str, Any], *, base: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+import itertools
+from collections.abc import Container, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, create_model, model_validator
 
@@ -11,11 +13,30 @@ from vitray.config_base import Positive, Section
 Metric = Literal["val/accuracy", "val/loss", "train/loss"]
 Objective = Literal["val/accuracy", "val/loss", "train/loss", "parameters", "gflops", "latency_ms"]
 HIGHER_IS_BETTER = frozenset({"val/accuracy"})
+_EVERY_POINT = 10_000  # of a grid, which has no number of trials of its own
+_MOST_TRIED = 1_000
 
 if TYPE_CHECKING:
     _Named = Section
 else:  # `search.from` is the name that people write, and a class body cannot say it
     _Named = create_model("_Named", __base__=Section, **{"from": (str | None, None)})
+
+
+def model_choices(space: Any, given: Container[str]) -> Iterator[dict[str, Any]]:
+    """Combinations of the model's keys that every point of a space has, but for those that are ``given``.
+
+    Every trial has its own values of these, so where the defaults do not fit the rest, one of these may stand in.
+    """
+    listed = {}
+    for key, raw in space.items() if isinstance(space, dict) else ():
+        kind, values = next(iter(raw.items())) if isinstance(raw, dict) and len(raw) == 1 else ("values", raw)
+        if kind == "int" and isinstance(values, list):
+            values = values[:2]  # its ends
+        section, _, name = str(key).partition(".")
+        if section == "model" and name not in given and kind in ("values", "int") and isinstance(values, list):
+            listed[name] = values
+    combinations = itertools.product(*listed.values()) if listed else ()
+    return (dict(zip(listed, values, strict=True)) for values in itertools.islice(combinations, _MOST_TRIED))
 
 
 class LimitsConfig(Section):
@@ -42,12 +63,14 @@ class BudgetConfig(Section):
 class SearchConfig(_Named):
     """A sweep: the space and its limits, how it is searched, and what counts as best.
 
+    ``trials``: 16, or with algorithm grid every valid point (up to 10,000).
     ``from``: an earlier sweep of this home whose trials the search begins with. ``objectives``: what nsga2 trades off.
     ``grace_epochs``: the first rung of asha, and what median waits for. ``reduction_factor``: of asha and hyperband.
     PBT compares its members every ``perturb_epochs``; its worst ``quantile`` goes on from the weights of its best.
     ``finalists`` by ``metric`` are trained anew with ``seeds`` other seeds each before the winner is named (1 and 1:
-    the best trial wins as it is). ``retrain``: the winner, from its start on train+val; with pbt it is its own weights by
-    default, since the values that they were trained with changed on the way. ``max_code_errors``: trials that end in an error of the code before the sweep stops.
+    the best trial wins as it is). ``retrain``: the winner, from its start on train+val; by default not with pbt, whose
+    values changed on the way to the weights. ``max_code_errors``: trials that end in an error of the code before the
+    sweep stops.
     """
 
     space: dict[str, Any]
@@ -93,6 +116,8 @@ class SearchConfig(_Named):
         if values.get("algorithm") == "nsga2":  # what is stopped early has no place on a front
             values.setdefault("scheduler", "none")
             values.setdefault("objectives", ("val/accuracy", "gflops"))
+        if values.get("algorithm") == "grid":
+            values.setdefault("trials", _EVERY_POINT)
         if values.get("scheduler") == "pbt":
             values.setdefault("retrain", False)
         return values
@@ -110,9 +135,18 @@ class SearchConfig(_Named):
                     f"algorithm nsga2 wants two or more different objectives, not {list(self.objectives)}; "
                     "for one, set search.algorithm=tpe"
                 )
+            if not set(self.objectives) & set(get_args(Metric)):
+                raise ValueError(
+                    f"objectives {list(self.objectives)} need no training; add val/accuracy, or see: vitray models cost"
+                )
         elif self.objectives:
             raise ValueError(
                 f"objectives are for algorithm nsga2, not {self.algorithm}; set search.algorithm=nsga2, or name one "
+                "search.metric"
+            )
+        if (self.metric in HIGHER_IS_BETTER) != (self.mode == "max"):
+            raise ValueError(
+                f"mode {self.mode} would look for the worst {self.metric}; leave search.mode unset, it follows from "
                 "search.metric"
             )
         if self.scheduler == "pbt" and self.algorithm not in ("random", "grid"):

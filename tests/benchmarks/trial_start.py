@@ -39,8 +39,9 @@ def ours(data: str, workers: int, trials: int, folder: Path) -> tuple[float, lis
     search = {"space": {"train.seed": list(range(trials))}, "trials": trials, "scheduler": "none"}
     experiment = _experiment(data, workers, search=search)
     groups = plan_groups(experiment.cluster, cpus=os.cpu_count() or 1, gpus=0)
+    begins: dict[str, Any] = {"asks_at": None, "known_epoch": 0, "retried": False}
     jobs = [
-        {"index": i, "name": f"t{i}", "values": {"train.seed": i}, "folder": str(folder / f"t{i}"), "asks_at": None}
+        {"index": i, "name": f"t{i}", "values": {"train.seed": i}, "folder": str(folder / f"t{i}"), **begins}
         for i in range(trials)
     ]
     first_steps: dict[int, float] = {}

@@ -111,6 +111,10 @@ class _Driver:
         """Where a scheduler ends a trial other than the one that reports."""
         self._end(trial, {})
 
+    def pause_trial(self, trial: PlayedTrial, should_checkpoint: bool = True) -> None:
+        assert not should_checkpoint, "an actor that saves is not free"
+        trial.status = "PAUSED"
+
     def run(self) -> bool:
         """False where it was killed."""
         while True:
@@ -168,8 +172,8 @@ class _Driver:
             return False
         if decision == "STOP":
             self._end(trial, result)
-        elif decision == "PAUSE":
-            trial.status = "PAUSED"
+        else:
+            assert decision == ("NOOP" if trial.status == "PAUSED" else "CONTINUE")
         return True
 
     def _end(self, trial: PlayedTrial, result: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from vitray.experiment import Experiment
 from vitray.search_config import BudgetConfig
 from vitray.tracking.tracker import RecordingTracker
 from vitray.tune.budget import over_budget
-from vitray.tune.conductor import FAILURE, FAILURE_CLASS, RETRY, Conductor
+from vitray.tune.conductor import FAILURE, FAILURE_CLASS, MOST_CRASHES, RETRY, Conductor
 from vitray.tune.ledger import Ledger, is_running, read_records
 from vitray.tune.plan import plan_sweep
 from vitray.tune.proposer import make_proposer
@@ -200,14 +200,7 @@ def test_time_in_which_nothing_ran_is_not_on_the_bill(tmp_path: Path) -> None:
 
     records = [
         record(0, [0, 60], [3600, 3660]),
-        record(
-            1,
-            [
-                0,
-                30,
-            ][:2],
-            [3630, 3690],
-        ),
+        record(1, [0, 30], [3630, 3690]),
     ]
     assert over_budget(BudgetConfig(minutes=2.6), records, 1, now=1e9) is None
     assert over_budget(BudgetConfig(minutes=2.5), records, 1, now=1e9) == "2.5 minutes are over"
@@ -298,3 +291,72 @@ def test_a_torn_line_is_dropped(cut: int) -> None:
         records = run(sweep, Groups())
         assert [r.status for r in records] == ["done"] * 6
         assert path.read_bytes().endswith(b"\n")
+
+
+def test_once_the_winner_is_retrained_the_search_stays_over(tmp_path: Path) -> None:
+    """A raised budget would find other points, and the weights that are being made are of this winner."""
+    sweep, groups = sweep_of(tmp_path, budget={"trials": 2}), Groups()
+    with pytest.raises(KilledError), conducting(sweep, groups) as conductor:
+        groups.run(conductor, kill_after=25)
+    known = read_records(sweep.folder)
+    assert [r.kind for r in known] == ["search", "search", "final"]
+    assert not known[-1].ended
+    records = run(sweep_of(tmp_path), groups)  # without the budget
+    assert [r.kind for r in records] == ["search", "search", "final"]
+    assert records[-1].repeats is not None
+    assert records[-1].point == records[records[-1].repeats].point
+
+
+def test_a_retraining_that_failed_is_done_again_by_the_next_driver(tmp_path: Path) -> None:
+    sweep, groups = sweep_of(tmp_path), Groups(fails={5: "lost"})
+    assert [(r.name, r.status) for r in run(sweep, groups)[5:]] == [("final", "failed")]
+    groups.fails.clear()
+    records = run(sweep, groups)
+    assert [(r.name, r.status) for r in records[5:]] == [("final", "failed"), ("final-2", "done")]
+    assert records[5].values == records[6].values
+    assert [(r.name, r.status) for r in run(sweep, groups)[5:]] == [("final", "failed"), ("final-2", "done")]
+
+
+def test_nothing_stays_running_in_the_tracker_of_a_driver_that_is_interrupted_at_once(tmp_path: Path) -> None:
+    sweep, groups = sweep_of(tmp_path, groups=3), Groups()
+    with pytest.raises(KilledError), conducting(sweep, groups) as conductor:
+        groups.run(conductor, kill_after=8)
+    assert [r.status for r in groups.tracker.runs.values()] == ["RUNNING"] * 3
+    with conducting(sweep, groups) as conductor:
+        first = conductor.next()
+        assert isinstance(first, TrialRecord)
+        conductor.begun(first.index)
+        conductor.interrupt()
+    assert [r.status for r in groups.tracker.runs.values()] == ["KILLED"] * 3
+    assert all(r.status == "done" for r in run(sweep, groups))
+
+
+def test_a_trial_whose_process_is_lost_gets_another_a_few_times(tmp_path: Path) -> None:
+    sweep, groups = sweep_of(tmp_path, groups=1), Groups()
+    with conducting(sweep, groups) as conductor:
+        for _ in range(MOST_CRASHES + 1):
+            record = conductor.next()
+            assert isinstance(record, TrialRecord)
+            assert (record.index, record.status in ("pending", "running")) == (0, True)
+            conductor.begun(record.index)
+            conductor.reported(record.index, groups.train(conductor, record))
+            conductor.crashed(record.index, "the node is gone")
+        assert (record.status, record.failure_class, record.epoch) == ("failed", "lost", EPOCHS)
+        following = conductor.next()
+        assert isinstance(following, TrialRecord)
+        assert following.index == 1
+
+
+def test_a_group_that_does_not_begin_is_noticed(tmp_path: Path) -> None:
+    sweep, groups = sweep_of(tmp_path, groups=1), Groups()
+    with conducting(sweep, groups) as conductor:
+        record = conductor.next()
+        assert isinstance(record, TrialRecord)
+        conductor.begun(record.index)
+        groups.clock.seconds += 200
+        assert not conductor.overdue(300)
+        groups.clock.seconds += 101
+        assert conductor.overdue(300)
+        conductor.reported(record.index, groups.train(conductor, record))
+        groups.clock.seconds += 10_000
+        assert not conductor.overdue(300), "it has begun; an epoch may take hours"

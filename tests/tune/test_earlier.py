@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 
 from vitray.errors import ConfigError
 from vitray.experiment import Experiment
-from vitray.tune.earlier import earlier_trials
+from vitray.tune.earlier import earlier_trials, kept
 from vitray.tune.keys import Point
 from vitray.tune.ledger import Ledger
 from vitray.tune.plan import SweepPlan, plan_sweep
 from vitray.tune.proposer import make_proposer
+from vitray.tune.record import TrialRecord
 from vitray.tune.state import Sweep, write_state
 
 SPACE: dict[str, Any] = {
@@ -25,13 +27,13 @@ SPACE: dict[str, Any] = {
 GRID: dict[str, Any] = {"model.depth": [1, 2, 3, 4], "train.mixup": [0.0, 0.2, 0.4]}
 
 
-def plan(space: dict[str, Any], **search: Any) -> SweepPlan:
+def plan(space: dict[str, Any], values: dict[str, Any] | None = None, **search: Any) -> SweepPlan:
     experiment = Experiment(
         data={"path": "/data"},
         model={"image_size": 8, "patch_size": 2, "in_chans": 1, "num_classes": 10, "embed_dim": 64, "num_heads": 4},
         search={"space": space, **search},
     )
-    return plan_sweep(experiment, cpus=4, gpus=0)
+    return plan_sweep(experiment.with_values(values or {}), cpus=4, gpus=0)
 
 
 def saved(runs: Path, made: SweepPlan, *, metrics: tuple[str, ...] = ("val/accuracy",), points: int = 6) -> list[Point]:
@@ -56,20 +58,22 @@ def saved(runs: Path, made: SweepPlan, *, metrics: tuple[str, ...] = ("val/accur
 def test_trials_come_back_as_points_of_the_new_space(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     points = saved(tmp_path, plan(SPACE))
     known = earlier_trials(tmp_path, "before", plan(SPACE, algorithm="tpe"), "f00d")
-    assert [r.point for r in known] == points, "tuples are tuples again"
+    assert [r.point for r in known.records] == points, "tuples are tuples again"
     assert not caplog.records
     narrow = plan({**SPACE, "model.depth": [2, 3]}, algorithm="tpe")
     with caplog.at_level(logging.WARNING):
         fitting = earlier_trials(tmp_path, "before", narrow, "f00d")
-    assert [r.point for r in fitting] == [p for p in points if p["model.depth"] != 1]
-    assert f"{6 - len(fitting)} of 6 trials of sweep before lie outside this space and are left out" in caplog.text
+    assert [r.point for r in fitting.records] == [p for p in points if p["model.depth"] != 1]
+    assert (
+        f"{6 - len(fitting.records)} of 6 trials of sweep before lie outside this space and are left out" in caplog.text
+    )
 
 
 def test_a_key_that_was_not_searched_counts_with_the_value_that_the_config_had(tmp_path: Path) -> None:
     saved(tmp_path, plan(SPACE))
     wider = plan({**SPACE, "train.mixup": [0.0, 0.2]}, algorithm="tpe")
     known = earlier_trials(tmp_path, "before", wider, "f00d")
-    assert [r.point["train.mixup"] for r in known] == [0.0] * 6
+    assert [r.point["train.mixup"] for r in known.records] == [0.0] * 6
     other = plan({**SPACE, "train.mixup": [0.1, 0.2]}, algorithm="tpe")
     with pytest.raises(ConfigError, match="none of the 6 trials"):
         earlier_trials(tmp_path, "before", other, "f00d")
@@ -80,14 +84,42 @@ def test_what_was_tried_is_not_tried_again(tmp_path: Path, algorithm: str) -> No
     points = saved(tmp_path, plan(GRID, algorithm="random", seed=1))
     made = plan(GRID, algorithm=algorithm, trials=9, seed=1)
     known = earlier_trials(tmp_path, "before", made, "f00d")
-    proposer, records = make_proposer(made, known), list(known[:0])
+    assert {frozenset(point.items()) for point in points} == known.repeated
+    proposer, records = make_proposer(made, known), list[TrialRecord]()
     while (point := proposer.propose(records)) is not None:
         assert point not in points
         assert point not in [r.point for r in records]
-        records.append(type(known[0])(len(records), "t", point, status="running"))
+        records.append(TrialRecord(len(records), "t", point, status="running"))
     assert len(records) == 6, "the other half of the twelve"
     if algorithm == "grid":
         assert [r.point for r in records] == [p for p in made.space.grid() if p not in points]
+
+
+@pytest.mark.parametrize("algorithm", ["grid", "random", "tpe", "nsga2"])
+def test_what_would_be_another_training_is_tried_again(tmp_path: Path, algorithm: str) -> None:
+    """The same values of the searched keys, in a wider model."""
+    points = saved(tmp_path, plan(GRID, algorithm="grid"), points=12)
+    made = plan(GRID, {"model.embed_dim": 128}, algorithm=algorithm)
+    known = earlier_trials(tmp_path, "before", made, "f00d")
+    assert ([r.point for r in known.records], known.repeated) == (points, frozenset())
+    assert make_proposer(made, known).propose([]) in points
+
+
+def test_a_space_that_was_tried_whole_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, plan(GRID, algorithm="grid"), points=12)
+    for algorithm in ("grid", "random", "tpe"):
+        with pytest.raises(ConfigError, match=r"search\.from: sweep 'before' has tried every point of this space"):
+            earlier_trials(tmp_path, "before", plan(GRID, algorithm=algorithm), "f00d")
+
+
+def test_what_a_sweep_began_with_stays_with_it(tmp_path: Path) -> None:
+    saved(tmp_path, plan(SPACE))
+    made = plan(SPACE, algorithm="tpe", seed=3)
+    found = kept(tmp_path / "mine", lambda: earlier_trials(tmp_path, "before", made, "f00d"))
+    shutil.rmtree(tmp_path / "before")
+    again = kept(tmp_path / "mine", lambda: pytest.fail("it was to be read"))
+    assert again == found
+    assert make_proposer(made, again).propose([]) == make_proposer(made, found).propose([]) is not None
 
 
 def test_tpe_and_nsga2_learn_from_them(tmp_path: Path) -> None:

@@ -199,8 +199,12 @@ def test_epochs_that_are_searched_count_for_each_trial() -> None:
     one = flops(plan().experiment.model).training
     full: Any = plan(space=space, algorithm="grid", scheduler="none").describe(10)["training_flops"]
     assert full == {"expected": one * 10 * 56, "at_most": one * 10 * 56}
-    stopped: Any = plan(space=space, algorithm="grid", grace_epochs=8, sections={"train.epochs": 8}).describe(10)
-    assert stopped["training_flops"] == {"expected": one * 10 * 14, "at_most": one * 10 * 14}, "ASHA ends at epoch 8"
+    made = plan(space=space, algorithm="grid", grace_epochs=8, sections={"train.epochs": 8})
+    assert made.epochs == 50, "ASHA lets the longest run to its end"
+    assert [epoch for epoch, _ in made.rungs()] == [8, 24, 50]
+    stopped: Any = made.describe(10)["training_flops"]
+    assert stopped["at_most"] == one * 10 * 56
+    assert stopped["expected"] == one * 10 * (2 + 4 + 8 + (24 - 8) / 3 + (50 - 24) / 3)
     assert "training_flops" not in plan().describe(), "how many images there are is not known"
 
 

@@ -121,7 +121,7 @@ class SweepTable(SweepDisplay):
         return (
             running
             + ranked((t for t in self._trials if t not in running), self._metric, self._mode)[
-                : _MOST_ROWS - len(running)
+                : max(0, _MOST_ROWS - len(running))
             ]
         )
 

@@ -39,6 +39,9 @@ def _space(facts: dict[str, Any]) -> Rows:
     if facts["combinations"] != facts["architectures"]:  # some keys decide on others, or on what is valid
         rows.append(("  with others", f"{facts['valid_combinations']:,} of {facts['combinations']:,} valid"))
     rows += [("  refused", f"{count:,}: {reason}") for reason, count in facts["refused"].items()]
+    if (beyond := facts["points_beyond_memory"]) != 0:
+        count = "some" if beyond is None else f"{beyond:,}"
+        rows.append(("  refused", f"{count} points: their batches need more memory"))
     return rows + [(end, _architecture(facts[end])) for end in ("cheapest", "dearest")]
 
 
@@ -52,6 +55,8 @@ def _architecture(facts: dict[str, Any]) -> str:
 
 def _algorithm(facts: dict[str, Any]) -> str:
     said = [facts["algorithm"]]
+    if facts["algorithm"] == "grid" and facts["valid_points"] not in (None, facts["trials"]):
+        said.append(f"the first {facts['trials']:,} of {facts['valid_points']:,} valid points")
     if "proposed" in facts:
         said.append(facts["proposed"])
     if "objectives" in facts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vitray.cluster.address import check_answers, named_address
@@ -25,12 +25,13 @@ from vitray.train.resources import plan_groups
 from vitray.train.run import new_name
 from vitray.tune.ledger import Ledger
 from vitray.tune.record import busy_seconds
-from vitray.tune.state import Sweep, load_sweep, write_state
+from vitray.tune.state import Sweep, is_sweep, load_sweep, write_state
 
 if TYPE_CHECKING:  # torch, Ray and MLflow take seconds to import: they come in when nothing is left to refuse
     from vitray.tune.conductor import Conductor
     from vitray.tune.plan import SweepPlan
     from vitray.tune.promote import Winner
+    from vitray.tune.proposer import Earlier
     from vitray.tune.record import SweepDisplay, TrialRecord
 
 log = logging.getLogger("vitray")
@@ -56,7 +57,8 @@ def plan(prepared: Prepared, *, address: str | None = None, home: Home | None = 
     else:
         with connect(address) as cluster:
             made = _plan(prepared, cluster)
-    _earlier(prepared, made, home or Home.find())
+    if made.search.earlier:
+        _earlier(prepared, made, home or Home.find())
     return made
 
 
@@ -108,6 +110,12 @@ def resume(
         raise ConfigError(f"is done: {what}", where=name, remedy=remedy)
     asked = Experiment.load(config, overrides) if config else overridden(saved.experiment, overrides)
     prepared = Prepared.of(asked.with_values({"name": saved.experiment.name}), saved.name)
+    if prepared.experiment.search != saved.experiment.search and any(r.kind != "search" for r in saved.records):
+        raise ConfigError(
+            "the search has ended, and its finalists are repeated or its winner is retrained",
+            where=name,
+            remedy=f"resume without changes, or search further in a new sweep: search.from={name}",
+        )
     if changes := config_changes(saved.experiment, prepared.experiment):
         raise ConfigError(
             f"the config is not the one that the sweep was begun with: {'; '.join(changes[:4])}",
@@ -129,15 +137,23 @@ def _run(prepared: Prepared, home: Home, display: Display, name: str, address: s
     _check_splits(prepared)
     if (target := named_address(address)) is not None:
         check_answers(target)
+    elif not is_sweep(home.runs / name):  # what begins now is refused before a cluster starts, if it is impossible
+        plan(prepared, home=home)
     else:
-        plan(prepared, home=home)  # an impossible space or demand is refused before a cluster starts
+        _plan(prepared, Machine.here())
     with tracking(home) as tracker, connect(address) as cluster:
+        from vitray.tune.earlier import kept
         from vitray.tune.pareto import front_of
+        from vitray.tune.proposer import NOTHING
 
         made = _plan(prepared, cluster)
-        earlier = _earlier(prepared, made, home)
         sweep = Sweep(name, run_key(home, name), home.runs / name, made, prepared.data.fingerprint)
+        earlier = kept(sweep.folder, lambda: _earlier(prepared, made, home)) if made.search.earlier else NOTHING
         with Ledger(sweep.folder) as ledger:
+            # First of all, so that whatever happens from here on can be resumed.
+            sweep.run.write_config()
+            write_state(sweep, "running")
+            sweep.run.begin(tracker)
             start -= busy_seconds(ledger.records.values(), time.time())  # what earlier drivers had
             facts: dict[str, Any] = {}
             try:
@@ -148,7 +164,7 @@ def _run(prepared: Prepared, home: Home, display: Display, name: str, address: s
                 objectives = made.search.objectives
                 front = [r for r, _ in front_of(records, sweep.experiment_of, objectives)] if objectives else []
                 facts |= _facts(winner, front) | {"seconds": time.perf_counter() - start}
-                write_state(sweep, "done", **facts)
+                write_state(sweep, "running", **facts)
                 _log_report(sweep, home, tracker)
             except BaseException as error:
                 interrupted = isinstance(error, KeyboardInterrupt | InterruptedRunError)
@@ -161,13 +177,14 @@ def _run(prepared: Prepared, home: Home, display: Display, name: str, address: s
             tags = {"vitray.best": winner.trial.name, "vitray.model": winner.uri or "none: the champion is better"}
             tracker.set_tags(sweep.key, tags)
             tracker.end_run(sweep.key, "FINISHED")
+            write_state(sweep, "done", **facts)  # last: what is done is not resumed
     return SweepResult(name, records, winner, front, seconds=time.perf_counter() - start)
 
 
 def _search_and_promote(
     sweep: Sweep,
     ledger: Ledger,
-    earlier: Sequence[TrialRecord],
+    earlier: Earlier,
     prepared: Prepared,
     tracker: Tracker,
     display: Display,
@@ -183,8 +200,6 @@ def _search_and_promote(
     from vitray.tune.sweep import run_trials
 
     cluster_config, workers = prepared.experiment.cluster, prepared.experiment.data.workers
-    write_state(sweep, "running", **facts)
-    sweep.run.begin(tracker)
     # The retraining runs when all else is done, so it may have the threads of all groups.
     alone = plan_groups(cluster_config, **cluster.room, data_workers=workers)
     retraining = {"cluster.threads": alone.threads} if alone.threads != sweep.plan.groups.threads else {}
@@ -194,8 +209,11 @@ def _search_and_promote(
     run_trials(conductor)
     records = conductor.records
     _check_ended(conductor)
-    best = choose(records, sweep.plan.search).best
-    final = next((record for record in records if record.kind == "final"), None)
+    final = next((record for record in reversed(records) if record.kind == "final"), None)
+    if final is not None and final.repeats is not None:
+        best = ledger.records[final.repeats]
+    else:
+        best = choose(records, sweep.plan.search).best
     if final is not None and final.status == "failed":
         raise TrainingError(f"retraining the winner failed: {final.failure}", where=sweep.name)
     shown.stage(f"promoting {best.name}")
@@ -246,11 +264,11 @@ def _plan(prepared: Prepared, room: Machine | Cluster) -> SweepPlan:
     return check_trials(plan_sweep(prepared.experiment, **has), prepared.data.classes)
 
 
-def _earlier(prepared: Prepared, made: SweepPlan, home: Home) -> list[TrialRecord]:
+def _earlier(prepared: Prepared, made: SweepPlan, home: Home) -> Earlier:
     from vitray.tune.earlier import earlier_trials
 
-    name = made.search.earlier
-    return earlier_trials(home.runs, name, made, prepared.data.fingerprint) if name else []
+    assert made.search.earlier is not None
+    return earlier_trials(home.runs, made.search.earlier, made, prepared.data.fingerprint)
 
 
 def _log_report(sweep: Sweep, home: Home, tracker: Tracker) -> None:
@@ -258,7 +276,7 @@ def _log_report(sweep: Sweep, home: Home, tracker: Tracker) -> None:
     from vitray.tune.report import SweepView, report_figures, write_report
 
     try:
-        view = SweepView.of(load_sweep(home.runs, sweep.name))
+        view = SweepView.of(replace(load_sweep(home.runs, sweep.name), status="done"))
         tracker.log_artifact(sweep.key, write_report(view))
         tracker.log_artifact(sweep.key, report_figures(view, sweep.folder / "figures"))
     except Exception as error:  # the winner is registered, and the report can be written any time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -9,7 +10,7 @@ import time
 from pathlib import Path
 
 from vitray.errors import CheckpointError
-from vitray.train.checkpoint import COMMIT, committed_in
+from vitray.train.checkpoint import COMMIT, STATE, commit, committed_in
 
 _POLL_S = 0.05
 
@@ -17,7 +18,8 @@ _POLL_S = 0.05
 def adopt(donor: Path, into: Path, step: int, *, timeout_s: float = 60.0) -> Path:
     """Make the donor's checkpoint of ``step`` the newest of the checkpoints in ``into``; both are checkpoint folders.
 
-    The files are linked, not copied, where the file system can: a committed checkpoint never changes.
+    The files are linked, not copied, where the file system can: a committed checkpoint never changes. What was best
+    so far stays the receiver's own: the donor's best weights lie in the donor's folder.
 
     Raises:
         CheckpointError: the donor has committed no checkpoint of that step in time.
@@ -26,9 +28,13 @@ def adopt(donor: Path, into: Path, step: int, *, timeout_s: float = 60.0) -> Pat
     target = into / f"step-{step:09d}-{secrets.token_hex(4)}"
     target.mkdir(parents=True)
     for file in source.iterdir():
-        if file.name != COMMIT:
+        if file.name not in (COMMIT, STATE):
             _link(file, target / file.name)
-    shutil.copyfile(source / COMMIT, target / COMMIT)  # last, and with a time of its own: of one step the newest counts
+    state = json.loads((source / STATE).read_text())
+    before: dict[str, object] = next((json.loads((folder / STATE).read_text()) for folder in committed_in(into)), {})
+    state |= {key: before.get(key) for key in ("best", "best_step")}
+    (target / STATE).write_text(json.dumps(state, indent=1))
+    commit(target)  # last, and with a time of its own: of one step the newest counts
     return target
 
 

@@ -29,7 +29,7 @@ from vitray.models.package import PackageInfo, write_package
 from vitray.models.weights_file import write_weights
 
 log = logging.getLogger(__name__)
-COMMIT = "commit.json"
+COMMIT, STATE = "commit.json", "state.json"
 _FOLDER = re.compile(r"^step-(\d+)-[0-9a-f]{8}$")
 _OURS = re.compile(r"^(step-\d+-[0-9a-f]{8}|\.step-\d+-[0-9a-f]{8}\..+)$")  # also what a package was staged in
 
@@ -83,8 +83,8 @@ class CheckpointStore:
             if average is not None:
                 write_weights(target / "raw.safetensors", weights)
             write_weights(target / "optimizer.safetensors", optimizer)
-            (target / "state.json").write_text(json.dumps(asdict(progress), indent=1))
-            _commit(target)
+            (target / STATE).write_text(json.dumps(asdict(progress), indent=1))
+            commit(target)
             self._prune(progress)
 
         self._pending = self._writer.submit(write)
@@ -196,7 +196,7 @@ def _load(folder: Path, state: TrainState) -> Progress:
 
 
 def _progress(folder: Path) -> Progress:
-    state = json.loads((folder / "state.json").read_text())
+    state = json.loads((folder / STATE).read_text())
     return Progress(**{**state, "reports": tuple(state["reports"])})
 
 
@@ -220,7 +220,7 @@ def _copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
-def _commit(folder: Path) -> None:
+def commit(folder: Path) -> None:
     """Make every file durable, then say so."""
     files = {}
     for path in sorted(folder.iterdir()):

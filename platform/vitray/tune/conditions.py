@@ -100,6 +100,14 @@ def settle(
             del deciding[name]
             if not decides.holds(value_at(experiment, decides.key)):
                 del kept[name]
+        elif decides is not None:
+            values = kept[decides.key].values if isinstance(kept[decides.key], Choice) else ()  # type: ignore[union-attr]
+            if not any(decides.holds(value) for value in (*values, value_at(experiment, decides.key))):
+                raise ConfigError(
+                    f"never holds: {decides.key} is only searched over {', '.join(map(str, values))}",
+                    where=f"search.space.{name}.when",
+                    remedy=f"list the value under {decides.key}, or leave {name} out",
+                )
     defaults = {c.key: value_at(experiment, c.key) for c in deciding.values()}
     return kept, Conditions(deciding, defaults)
 

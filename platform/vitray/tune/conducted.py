@@ -10,6 +10,8 @@ from ray.tune.schedulers import TrialScheduler
 from vitray.tune.conductor import Conductor
 from vitray.tune.record import TrialRecord
 
+_START_S = 300.0  # a group has begun by then, also where a machine has to be started for it
+
 
 def index_of(trial: Trial) -> int:
     return int(trial.config["job"]["index"])
@@ -51,7 +53,11 @@ class Conducted(TrialScheduler):
             return TrialScheduler.STOP
         decision = self.judge(tune_controller, trial, result) if self.searches(trial) else TrialScheduler.CONTINUE
         if decision == TrialScheduler.PAUSE:
+            # Tune's own way saves first, and hands the actor on only then: meanwhile another trial would get a new
+            # actor, whose group has no place. Our checkpoints are the ranks' business.
+            tune_controller.pause_trial(trial, should_checkpoint=False)
             self._conductor.paused(index)
+            return TrialScheduler.NOOP
         return decision
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
@@ -61,6 +67,8 @@ class Conducted(TrialScheduler):
         if self._conductor.spent:
             for waiting in [t for t in tune_controller.get_trials() if t.status == Trial.PAUSED and self.searches(t)]:
                 tune_controller.stop_trial(waiting)
+        if self._conductor.overdue(_START_S):
+            tune_controller._cleanup_cached_actors(force_all=True)  # idle groups may hold the place of one that waits
         if self._conductor.full:
             return None
         trial = self.choose(tune_controller)

@@ -7,8 +7,10 @@ from the ledger, so that a sweep whose driver was killed goes on as if nothing h
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from vitray.errors import TrainingError
@@ -25,6 +27,7 @@ Next = TrialRecord | Literal["wait", "finished"]
 FAILURE = "failure"  # keys of a result that says why its trial failed
 FAILURE_CLASS = "failure_class"
 RETRY = "retry"
+MOST_CRASHES = 3  # times that a trial is given to a new process after its own was lost with its node
 
 
 @dataclass
@@ -47,7 +50,11 @@ class Conductor:
     def __post_init__(self) -> None:
         self.search = self.sweep.plan.search
         self._running: set[int] = set()  # has a group, or is about to get one
-        self._open: set[int] = set()  # is RUNNING in the tracker
+        self._open = {r.index for r in self.records if r.spans and not r.ended}  # may be RUNNING in the tracker
+        self._known: set[int] = set()  # to this process's tracker
+        self._crashes = Counter[int]()
+        self._silent_since: dict[int, float] = {}  # has a group, and has not reported from it
+        self._finals = {r.index for r in self.records if r.kind == "final" and r.status == "failed"}  # to be done again
         self._waiting = [r.index for r in self.records if not r.ended]  # an earlier driver left them
         for record in self.records:
             if record.spans and len(record.spans[-1]) == 1:  # it was killed: what came after its last word is not known
@@ -81,8 +88,11 @@ class Conductor:
 
     @property
     def more_to_come(self) -> bool:
-        """Whether trials that search may still be added."""
-        return not (self.halted or self._proposed_all or len(self.searching) >= self.search.trials or self.spent)
+        """Whether trials that search may still be added; not once finalists, the best of all, are repeated."""
+        searching = self.searching
+        if self.halted or self._proposed_all or self.spent or len(searching) >= self.search.trials:
+            return False
+        return len(searching) == len(self.ledger.records)
 
     def next(self) -> Next:
         """The trial to start now; "wait" for the groups or for results; "finished" when nothing is left to start."""
@@ -116,17 +126,20 @@ class Conductor:
         folder = str(trial_folder(self.sweep.folder, record))
         job = {"index": record.index, "name": record.name, "values": dict(record.values), "folder": folder}
         asks_at = self.sweep.plan.asks_at(record.index) if record.kind == "search" else ()
-        return {**job, "asks_at": None if asks_at is None else list(asks_at), "known_epoch": record.epoch}
+        asked = None if asks_at is None else list(asks_at)
+        return {**job, "asks_at": asked, "known_epoch": record.epoch, "retried": bool(record.retries)}
 
     def begun(self, index: int) -> None:
         """A process has taken the trial."""
         record = self.ledger.append("begin", index, at=self.now())
         self._running.add(index)
         self._open.add(index)
+        self._known.add(index)
+        self._silent_since[index] = self.now()
         tags = {"vitray.sweep": self.sweep.name}
         if self.sweep.plan.weights:
             tags["vitray.init_adapted"] = self.sweep.plan.weights
-        if record.repeats is not None:
+        if record.kind == "repeat" and record.repeats is not None:
             tags["vitray.repeats"] = self.ledger.records[record.repeats].name
         self._guard(lambda: self.sweep.run_of(record).begin(self.tracker, tags))
         self.display.update(self.records)
@@ -134,7 +147,8 @@ class Conductor:
     def reported(self, index: int, result: Mapping[str, Any]) -> None:
         """Take one of Tune's results. What was reported before (a trial went back to its checkpoint) is not new."""
         record = self.ledger.records[index]
-        if retry := result.get(RETRY):
+        self._silent_since.pop(index, None)
+        if (retry := result.get(RETRY)) and retry not in record.retries:
             self.ledger.append("retry", index, at=self.now(), what=str(retry))
         if FAILURE not in result and int(result["epoch"]) > record.epoch:
             stamp, epoch = int(result["timestamp_ms"]), int(result["epoch"])
@@ -150,6 +164,10 @@ class Conductor:
     def must_stop(self, index: int) -> bool:
         """Whether a trial that has just reported stops there, whatever its scheduler thinks."""
         return bool(self.halted) or (self.ledger.records[index].kind == "search" and self.spent)
+
+    def overdue(self, seconds: float) -> bool:
+        """Whether a trial that was given a group so long ago has not reported from it."""
+        return any(self.now() - since > seconds for since in self._silent_since.values())
 
     def paused(self, index: int) -> None:
         """Its scheduler has the trial wait for others; its group is free."""
@@ -185,15 +203,25 @@ class Conductor:
             self._end(record, "stopped", ended_by=by)
 
     def crashed(self, index: int, reason: str) -> None:
-        """The trial's own process died, and Tune has given it up."""
+        """The trial's own process died, and Tune has given it up: it gets another, a few times."""
         record = self.ledger.records[index]
-        if not record.ended:
+        if record.ended:
+            return
+        self._crashes[index] += 1
+        if self._crashes[index] > MOST_CRASHES:
             self._end(record, "failed", failure=reason, failure_class="lost")
+            return
+        self._running.discard(index)
+        self._silent_since.pop(index, None)
+        self._waiting.append(index)
+        self.ledger.append("pause", index, at=self.now())
 
     def interrupt(self) -> None:
         """The driver leaves: nothing stays RUNNING in the tracker."""
-        for index in sorted(self._open):
-            self._interrupt(self.ledger.records[index])
+        for record in [self.ledger.records[index] for index in sorted(self._open)]:
+            if record.index not in self._known:  # an earlier driver began it
+                self._guard(partial(self.sweep.run_of(record).begin, self.tracker))
+            self._interrupt(record)
 
     def raise_error(self) -> None:
         """What the tracker raised; Tune's loop would have swallowed it."""
@@ -211,7 +239,7 @@ class Conductor:
         return self._new(self.sweep.plan.name_of(index, point), "search", point, point)
 
     def _repeat_trial(self) -> TrialRecord | None:
-        if not self.search.repeats:
+        if not self.search.repeats or any(r.kind == "final" for r in self.records):
             return None
         known = {(r.repeats, r.values["train.seed"]) for r in self.records if r.kind == "repeat"}
         for finalist in finalists(self.records, self.search):
@@ -225,7 +253,8 @@ class Conductor:
         return None
 
     def _final_trial(self) -> TrialRecord | None:
-        if not self.search.retrain or any(r.kind == "final" for r in self.records):
+        finals = [r for r in self.records if r.kind == "final"]
+        if not self.search.retrain or any(r.index not in self._finals for r in finals):
             return None
         try:
             best = choose(self.records, self.search).best
@@ -234,7 +263,8 @@ class Conductor:
         epochs = self.search.retrain_epochs or self.sweep.experiment_of(best).train.epochs
         values = {**best.values, **self.retraining, "train.split": "train+val", "train.epochs": epochs}
         self.display.stage(f"retraining {best.name} on train+val")
-        return self._new("final", "final", best.point, values)
+        name = f"final-{len(finals) + 1}" if finals else "final"
+        return self._new(name, "final", best.point, values, repeats=best.index)
 
     def _new(
         self, name: str, kind: Kind, point: Point, values: Mapping[str, Any], repeats: int | None = None
@@ -269,6 +299,7 @@ class Conductor:
     def _leave(self, record: TrialRecord, tags: Mapping[str, str], status: Status) -> None:
         self._running.discard(record.index)
         self._open.discard(record.index)
+        self._silent_since.pop(record.index, None)
         run = self._run(record)
         self._guard(lambda: self.tracker.set_tags(run, tags))
         self._guard(lambda: self.tracker.end_run(run, status))

@@ -33,12 +33,12 @@ class Cost:
 def describe_cost(plan: SweepPlan, images: int, speed: Speed | None) -> dict[str, object]:
     """The cost of the search and of what follows it, as plain values; ``images`` of the train split."""
     trials = _sample(plan)
-    search, budget = plan.search, plan.search.budget
+    budget = plan.search.budget
 
     def operations(experiment: Experiment) -> float:
         return float(flops(experiment.model).training * images)
 
-    after: dict[str, object] = {"repeats": search.repeats, "retraining_epochs": _retraining_epochs(plan)}
+    after: dict[str, object] = {"repeats": _repeats(plan), "retraining_epochs": _retraining_epochs(plan)}
     facts: dict[str, object] = {
         "training_flops": searching(plan, trials, operations).describe(),
         "worker_hours": None,
@@ -51,8 +51,9 @@ def describe_cost(plan: SweepPlan, images: int, speed: Speed | None) -> dict[str
         def seconds(experiment: Experiment) -> float:
             return speed.seconds(experiment, images)
 
-        hours = searching(plan, trials, seconds).describe(_HOUR, budget.worker_hours or float("inf"))
         at_once = min(plan.groups.groups, len(plan.points)) * plan.groups.ranks
+        most = min(budget.worker_hours or float("inf"), (budget.minutes or float("inf")) / 60 * at_once)
+        hours = searching(plan, trials, seconds).describe(_HOUR, most)
         facts["worker_hours"] = {**hours, "source": speed.source}
         facts["wall_hours_expected"] = min(hours["expected"] / at_once, (budget.minutes or float("inf")) / 60)
         after["worker_hours"] = following(plan, trials, seconds).describe(_HOUR)
@@ -61,19 +62,17 @@ def describe_cost(plan: SweepPlan, images: int, speed: Speed | None) -> dict[str
 
 def searching(plan: SweepPlan, trials: Sequence[Experiment], per_epoch: PerEpoch) -> Cost:
     """What the trials that search cost. Who reaches a rung is not known, so each counts with the mean of all."""
-    last = plan.experiment.train.epochs
-    # Two schedulers end every trial with the config's last epoch, whatever its own is.
-    ends = plan.search.scheduler in ("asha", "hyperband")
-    costs = [(per_epoch(t), min(t.train.epochs, last) if ends else t.train.epochs) for t in trials]
+    last = plan.epochs
+    costs = [(per_epoch(t), t.train.epochs) for t in trials]
     share = plan.searched / len(costs)
     at_most = sum(cost * epochs for cost, epochs in costs) * share
     rungs = plan.rungs()
     if len(rungs) == 1:
         return Cost(at_most, at_most)
+    rungs = [*rungs, (last, rungs[-1][1])] if rungs[-1][0] < last else rungs
     expected, begin = 0.0, 0
     for end, reach in rungs:
-        until = end if end < last else max(last, *(epochs for _, epochs in costs))
-        spent = sum(cost * max(0, min(until, epochs) - begin) for cost, epochs in costs)
+        spent = sum(cost * max(0, min(end, epochs) - begin) for cost, epochs in costs)
         expected += spent * reach / len(costs)
         begin = end
     return Cost(min(expected, at_most), at_most)
@@ -84,9 +83,13 @@ def following(plan: SweepPlan, trials: Sequence[Experiment], per_epoch: PerEpoch
     costs = [(per_epoch(t), t.train.epochs) for t in trials]
     repeated = [cost * epochs for cost, epochs in costs]
     retrained = [cost * (plan.search.retrain_epochs or epochs) * plan.search.retrain for cost, epochs in costs]
-    of = plan.search.repeats
+    of = _repeats(plan)
     mean = (sum(repeated) * of + sum(retrained)) / len(costs)
     return Cost(mean, max(repeated) * of + max(retrained))
+
+
+def _repeats(plan: SweepPlan) -> int:
+    return min(plan.search.finalists, plan.searched) * plan.search.seeds if plan.search.repeats else 0
 
 
 def _retraining_epochs(plan: SweepPlan) -> int | None:

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from vitray.errors import ConfigError
+from vitray.experiment import FETCHED
 from vitray.tune.keys import check_key, coerced
 
 _MOST_VALUES = 20_000
+_LARGEST = 1e300  # below which a float's product with a factor is one
 _REMEDY = (
     "write a list of values, {int: [low, high, step]}, {quant: [low, high, step]}, {uniform: [low, high]} "
     "or {log: [low, high]}"
@@ -24,6 +26,10 @@ _DECIDED = {
     "data.image_size": "search model.image_size instead",
     "model.in_chans": "the data decide it",
     "model.num_classes": "the data decide it",
+    **dict.fromkeys(
+        (*(f"data.{key}" for key in FETCHED), "train.checkpoint_steps", "train.keep_checkpoints"),
+        "it changes no result; set it for all trials",
+    ),
     "train.split": "trials are compared on the val split",
     "train.init_from": "make a sweep for each start",
     "train.init_path": "train.init_from decides it",
@@ -118,6 +124,7 @@ def parse_dimension(name: str, raw: Any) -> Dimension:
     if isinstance(raw, dict) and len(raw) == 1:
         kind, bounds = next(iter(raw.items()))
         if isinstance(kind, str) and kind in _KINDS and isinstance(bounds, list) and all(map(_is_number, bounds)):
+            _check_bounds(where, kind, raw, bounds)
             dimension = _KINDS[kind](where, *bounds) if len(bounds) in (2, 3) else None
             if dimension is not None:
                 return Choice(_distinct(name, dimension.values)) if isinstance(dimension, Choice) else dimension
@@ -125,6 +132,19 @@ def parse_dimension(name: str, raw: Any) -> Dimension:
     cut = isinstance(raw, dict) and None in raw.values()
     remedy = "put quotes around a condition that has commas: when: 'KEY in [A, B]'" if cut else _REMEDY
     raise ConfigError(f"is not a dimension: {raw!r}", where=where, remedy=remedy)
+
+
+def _check_bounds(where: str, kind: str, raw: Any, bounds: list[float]) -> None:
+    what = None
+    if not all(abs(b) < _LARGEST for b in bounds):
+        what = f"has a bound that is not finite: {str(raw)[:60]}"
+    elif len(bounds) > 1 and bounds[0] > bounds[1]:
+        what = f"has its bounds the wrong way round: {raw!r}"
+    elif kind == "log" and bounds and bounds[0] < 1 / _LARGEST:
+        what = f"has no logarithm at {bounds[0]}"
+    if what is not None:
+        low = "low above 0 and" if kind == "log" else "low"
+        raise ConfigError(what, where=where, remedy=f"write {{{kind}: [low, high]}} with {low} below high")
 
 
 def _int(where: str, low: float, high: float, step: float = 1) -> Choice | None:

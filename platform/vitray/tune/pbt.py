@@ -70,9 +70,9 @@ class Population(Compared):
         for exploit in exploits(peers, epoch, conductor.sweep.plan.space, conductor.search):
             receiver = conductor.ledger.records[exploit.receiver]
             decided = any(change["epoch"] == epoch for change in receiver.changes)  # by a driver that died
-            if exploit.receiver not in waiting or (decided and receiver.epoch > epoch):
-                continue
-            if self._adopt(conductor.ledger.records[exploit.donor], receiver, epoch) and not decided:
+            if exploit.receiver not in waiting or decided:
+                continue  # weights are adopted before it is written down that they are
+            if self._adopt(conductor.ledger.records[exploit.donor], receiver, epoch):
                 conductor.changed(exploit.receiver, epoch, exploit.donor, exploit.point)
         return set()
 

@@ -13,6 +13,7 @@ from vitray.experiment import Experiment
 from vitray.search_config import SearchConfig
 from vitray.train.resources import GroupPlan, Room, plan_groups
 from vitray.tune.cost import describe_cost
+from vitray.tune.dimensions import Choice
 from vitray.tune.keys import Point, changed
 from vitray.tune.refusals import check_search
 from vitray.tune.rungs import Rung, bracket_of, brackets_of, rungs_of
@@ -58,13 +59,19 @@ class SweepPlan:
         return min(len(self.points), self.search.budget.trials or len(self.points))
 
     @cached_property
+    def epochs(self) -> int:
+        """The most that any trial has."""
+        searched = self.space.dimensions.get("train.epochs")
+        return max(searched.values) if isinstance(searched, Choice) else self.experiment.train.epochs
+
+    @cached_property
     def brackets(self) -> list[list[Rung]]:
         """The brackets of hyperband."""
-        return brackets_of(self.search, self.experiment.train.epochs, len(self.points))
+        return brackets_of(self.search, self.epochs, len(self.points))
 
     def comparisons(self, index: int) -> Sequence[int]:
         """Epochs after which a trial waits until all that it is compared with are there."""
-        search, epochs = self.search, self.experiment.train.epochs
+        search, epochs = self.search, self.epochs
         if search.scheduler == "pbt":
             return range(search.perturb_epochs, epochs, search.perturb_epochs)
         if search.scheduler == "hyperband":
@@ -81,13 +88,13 @@ class SweepPlan:
             case "median":
                 return None
             case "hyperband":
-                return [*self.comparisons(index), self.experiment.train.epochs]
+                return [*self.comparisons(index), self.epochs]
             case "pbt":
                 return self.comparisons(index)
 
     def rungs(self) -> list[Rung]:
         """The scheduler's rungs as (epoch, trials expected to get there); one, at the end, where it stops nothing."""
-        return rungs_of(self.search, self.experiment.train.epochs, self.searched)
+        return rungs_of(self.search, self.epochs, self.searched)
 
     def describe(self, images: int | None = None, speed: Speed | None = None) -> dict[str, object]:
         """The plan as plain values, in the order in which a person wants them.
@@ -108,6 +115,7 @@ class SweepPlan:
             "combinations": combinations,
             "valid_combinations": len(space.shapes),
             "refused": dict(space.refused),
+            "points_beyond_memory": None if math.isinf(space.beyond) else int(space.beyond),
             "cheapest": _facts(space.cheapest),
             "dearest": _facts(space.dearest),
             "trials": len(self.points),
@@ -130,7 +138,7 @@ class SweepPlan:
         """What rungs do not tell of a scheduler."""
         search = self.search
         if search.scheduler == "hyperband":
-            brackets = brackets_of(search, self.experiment.train.epochs, self.searched)
+            brackets = brackets_of(search, self.epochs, self.searched)
             return {"brackets": [[{"epoch": e, "trials": n} for e, n in bracket] for bracket in brackets]}
         if search.scheduler == "pbt":
             return {"compared_at_epochs": list(self.comparisons(0))}

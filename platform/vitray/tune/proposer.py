@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from vitray.data.rng import key
@@ -29,8 +30,19 @@ class Proposer(Protocol):
         """
 
 
-def make_proposer(plan: SweepPlan, earlier: Sequence[TrialRecord] = ()) -> Proposer:
-    """The proposer of ``search.algorithm``. ``earlier``: trials of another sweep, by points of this space."""
+@dataclass(frozen=True)
+class Earlier:
+    """Trials of another sweep, by points of this space; ``repeated``: the points that would be the same trainings."""
+
+    records: Sequence[TrialRecord] = ()
+    repeated: frozenset[Frozen] = frozenset()
+
+
+NOTHING = Earlier()
+
+
+def make_proposer(plan: SweepPlan, earlier: Earlier = NOTHING) -> Proposer:
+    """The proposer of ``search.algorithm``."""
     if plan.search.algorithm in ("grid", "random"):
         return Listed(plan, earlier)
     from vitray.tune.searcher import Searcher  # Optuna, which a plan has no need of
@@ -41,8 +53,8 @@ def make_proposer(plan: SweepPlan, earlier: Sequence[TrialRecord] = ()) -> Propo
 class Listed:
     """Proposes the plan's points in order, without those that an earlier sweep has tried; others take their place."""
 
-    def __init__(self, plan: SweepPlan, earlier: Sequence[TrialRecord] = ()) -> None:
-        tried = {frozen(point) for record in earlier if (point := plan.space.point_in(record.point)) is not None}
+    def __init__(self, plan: SweepPlan, earlier: Earlier = NOTHING) -> None:
+        tried = earlier.repeated
         self._known = Points(plan.space)
         fresh = (point for point in _candidates(plan, tried) if frozen(point) not in tried)
         self._points = list(itertools.islice(fresh, plan.search.trials)) if tried else list(plan.points)
@@ -77,7 +89,7 @@ def proposal_seed(seed: int, number: int) -> int:
     return key("proposal", seed, number) % 2**32
 
 
-def _candidates(plan: SweepPlan, tried: set[Frozen]) -> Iterator[Point]:
+def _candidates(plan: SweepPlan, tried: frozenset[Frozen]) -> Iterator[Point]:
     if plan.search.algorithm == "grid":
         yield from plan.space.grid()
         return

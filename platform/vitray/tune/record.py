@@ -18,8 +18,9 @@ class TrialRecord:
     """One trial: its point, how far it got, and what it scored at each epoch.
 
     ``kind``: one that searches, one that ``repeats`` (the index of) a finalist with another seed, or the final
-    retraining. ``values``: every config key that is not the sweep's own; the point is part of them, with PBT as they
-    are now (and as ``first_point`` at the beginning). A report has ``epoch``, ``step``, ``at`` (Unix time) and metrics.
+    retraining of the trial ``repeats``. ``values``: every config key that is not the sweep's own; the point is part of
+    them, with PBT as they are now (and as ``first_point`` at the beginning). A report has ``epoch``, ``step``, ``at``
+    (Unix time) and metrics.
     ``spans``: Unix times at which a group began with the trial and let go of it, one a start; the last has no end while
     it runs. ``ended_by``: who stopped it before its last epoch: the scheduler's name, or ``budget``. ``changes``: PBT's
     exploits, with ``epoch``, ``donor`` (index) and the new ``point``. ``retries``: what was changed after a failure to

@@ -39,8 +39,9 @@ def check_search(experiment: Experiment, space: Space) -> None:
     assert search is not None
     if space.valid_size <= 1:
         values = " ".join(f"{name}={_written(value)}" for name, value in next(space.grid()).items())
+        why = f" (of the others: {max(space.refused, key=space.refused.__getitem__)})" if space.refused else ""
         raise ConfigError(
-            "has one valid point, so there is nothing to search",
+            f"has one valid point, so there is nothing to search{why}",
             where="search.space",
             remedy=f"train it with: vitray train CONFIG {values}; or list more values",
         )

@@ -20,7 +20,7 @@ from vitray.tune.record import TrialRecord
 
 def make_scheduler(conductor: Conductor) -> TrialScheduler:
     """The scheduler that a sweep asks for."""
-    search, epochs = conductor.search, conductor.sweep.plan.experiment.train.epochs
+    search, epochs = conductor.search, conductor.sweep.plan.epochs
     grace = min(search.grace_epochs, epochs)
     match search.scheduler:
         case "pbt":

@@ -11,7 +11,7 @@ from vitray.search_config import HIGHER_IS_BETTER
 from vitray.tune.history import Direction, History, Outcome
 from vitray.tune.keys import Point, changed
 from vitray.tune.pareto import objective_values
-from vitray.tune.proposer import Points, proposal_seed
+from vitray.tune.proposer import NOTHING, Earlier, Points, proposal_seed
 from vitray.tune.record import TrialRecord
 from vitray.tune.samplers import make_sampler
 from vitray.tune.space import Frozen, frozen
@@ -30,11 +30,11 @@ class Searcher:
     The sampler is made anew, seeded by the number of the proposal, each time: what it drew before has no say.
     """
 
-    def __init__(self, plan: SweepPlan, earlier: Sequence[TrialRecord] = ()) -> None:
+    def __init__(self, plan: SweepPlan, earlier: Earlier = NOTHING) -> None:
         self._plan, self._search, self._space = plan, plan.search, plan.space
-        usable = [record for record in earlier if plan.space.point_in(record.point) is not None]
+        usable = [record for record in earlier.records if plan.space.point_in(record.point) is not None]
         self._points = Points(plan.space)
-        self._tried = Points(plan.space).of(usable)
+        self._tried = {point: dict(point) for point in earlier.repeated}
         trials = self._search.trials
         # Of few trials half are guided. Many small generations come further than few large ones.
         self._begin = (

@@ -29,6 +29,7 @@ from vitray.tune.sampling import another_point, latin_hypercube
 
 Frozen = frozenset[tuple[str, Any]]
 _ABSENT = object()
+_REGULARIZERS = ("model.dropout", "model.attn_dropout", "model.drop_path")  # no other value depends on them
 _MOST_SHAPES = 20_000  # trying them all out takes two to four seconds
 
 
@@ -60,6 +61,7 @@ class Space:
     architectures: int
     cheapest: Architecture
     dearest: Architecture
+    beyond: float = 0  # points of valid shapes whose batches are too large for the memory; infinite with a range
 
     @cached_property
     def free(self) -> Mapping[str, Dimension]:
@@ -137,7 +139,7 @@ class Space:
         for name in self.order:
             if not self.conditions.active(name, kept):
                 continue
-            value = _hashed(values.get(name, _ABSENT))
+            value = hashed(values.get(name, _ABSENT))
             if not self.dimensions[name].holds(value):
                 return None
             kept[name] = value
@@ -180,6 +182,7 @@ def compile_space(experiment: Experiment, rank_memory: float | None = None) -> S
     limits = Limits.of(experiment, rank_memory)
     shapes, tight, refused = [], dict[Frozen, int](), Counter[str]()
     size: float = 0
+    beyond: float = 0
     architectures = set[Frozen]()
     costs: list[Architecture] = []
     within = Within(limits)
@@ -199,6 +202,8 @@ def compile_space(experiment: Experiment, rank_memory: float | None = None) -> S
             continue
         if fitting is not None:
             tight[frozen(shape)] = fitting
+            every = math.prod(d.size for name, d in free_here.items() if name in MEMORY)
+            beyond += (every - fitting) * math.prod(d.size for name, d in free_here.items() if name not in MEMORY)
         shapes.append(shape)
         costs.append(Architecture(model, count_parameters(made.model), flops(made.model).training))
     if not shapes:
@@ -206,9 +211,10 @@ def compile_space(experiment: Experiment, rank_memory: float | None = None) -> S
         raise ConfigError(
             f"holds no valid point: {reason}", where="search.space", remedy="change the values so that some fit"
         )
-    ends = [pick(costs, key=lambda a: (a.training_flops, a.parameters)) for pick in (min, max)]
+    cheapest, dearest = (pick(costs, key=lambda a: (a.training_flops, a.parameters)) for pick in (min, max))
+    valid, count = tuple(shapes), len(architectures)
     return Space(
-        experiment, dimensions, conditions, limits, tuple(shapes), dict(refused), tight, size, len(architectures), *ends
+        experiment, dimensions, conditions, limits, valid, dict(refused), tight, size, count, cheapest, dearest, beyond
     )
 
 
@@ -236,9 +242,9 @@ def frozen(point: Point) -> Frozen:
     return frozenset(point.items())
 
 
-def _hashed(value: Any) -> Any:
+def hashed(value: Any) -> Any:
     """A value as a point holds it: JSON knows no tuples."""
-    return tuple(map(_hashed, value)) if isinstance(value, list | tuple) else value
+    return tuple(map(hashed, value)) if isinstance(value, list | tuple) else value
 
 
 def _parse(experiment: Experiment) -> tuple[dict[str, Dimension], Conditions]:
@@ -262,7 +268,9 @@ def _parse(experiment: Experiment) -> tuple[dict[str, Dimension], Conditions]:
 
 def _shape_keys(dimensions: Mapping[str, Dimension], conditions: Conditions) -> frozenset[str]:
     """Keys whose combinations are tried out. How many blocks are frozen depends on how many there are."""
-    architecture = (n for n, d in dimensions.items() if isinstance(d, Choice) and n.startswith("model."))
+    architecture = (
+        n for n, d in dimensions.items() if isinstance(d, Choice) and n.startswith("model.") and n not in _REGULARIZERS
+    )
     return frozenset(architecture) | (conditions.deciding | {"train.freeze"}) & dimensions.keys()
 
 
@@ -279,9 +287,9 @@ def _combinations(
             upto = "up to " if conditions.by_key.keys() & keys else ""
             product = math.prod(len(choice.values) for choice in choices.values())
             raise ConfigError(
-                f"has {upto}{product:,} architectures, more than {_MOST_SHAPES:,}",
+                f"has {upto}{product:,} combinations of {', '.join(choices)}, more than {_MOST_SHAPES:,}",
                 where="search.space",
-                remedy="list fewer model values",
+                remedy="list fewer of their values, or make two sweeps",
             )
         found = [
             {**shape, name: value} if a else shape

@@ -70,6 +70,8 @@ def measured(runs: Path, experiment: Experiment, otherwise: Speed | None = None)
     apart = np.abs(x[i] - x[j]) > 1e-3 * np.maximum(x[i], x[j])
     if apart.any():
         slope = max(0.0, float(np.median((y[i] - y[j])[apart] / (x[i] - x[j])[apart])))
+        if slope == 0 and otherwise is not None:  # among models so small nothing is seen of it, but larger ones take it
+            slope = otherwise.flop_s
     else:
         slope = otherwise.flop_s if otherwise is not None else float("inf")
     offset = float(np.median(y - slope * x))

@@ -85,7 +85,7 @@ def write_state(sweep: Sweep, status: str, **facts: Any) -> None:
         "name": sweep.name,
         "status": status,
         "time": time.time(),
-        "search": sweep.plan.search.model_dump(mode="json"),
+        "search": sweep.plan.search.model_dump(mode="json") | {"trials": len(sweep.plan.points)},
         "fingerprint": sweep.fingerprint,
         "facts": facts,
     }

@@ -15,11 +15,10 @@ from ray.tune.search import Searcher
 
 from vitray.environment import environment
 from vitray.tune.conducted import index_of
-from vitray.tune.conductor import Conductor
+from vitray.tune.conductor import MOST_CRASHES, Conductor
 from vitray.tune.schedule import make_scheduler
 from vitray.tune.trial import WarmTrial
 
-_ACTOR_FAILURES = 3  # times that a trial is given to a new process after its own was lost with its node
 _NEVER_S = "1000000000"
 
 
@@ -56,7 +55,7 @@ def run_trials(conductor: Conductor) -> None:
             storage_path=str(conductor.sweep.folder.resolve()),
             callbacks=[_Tells(conductor)],
             stop=_Halt(conductor),
-            failure_config=tune.FailureConfig(max_failures=_ACTOR_FAILURES),
+            failure_config=tune.FailureConfig(max_failures=MOST_CRASHES),
             verbose=0,
         ),
     )
@@ -111,7 +110,7 @@ class _Tells(tune.Callback):
         self._conductor.stopped(index_of(trial), trial.last_result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        lines = str(trial.error_msg or trial.get_error() or "the trial's process died").strip().splitlines()
+        lines = str(trial.get_error() or "the trial's process died").strip().splitlines()
         self._conductor.crashed(index_of(trial), lines[-1] if lines else "unknown")
 
 

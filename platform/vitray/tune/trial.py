@@ -30,7 +30,6 @@ class WarmTrial(tune.Trainable):
         self._group: WorkerGroup | None = None
         self._served = 0
         self._undecided = self._running = False
-        self._saving: str | None = None  # where the checkpoint of the last report is or is going to be
         self._retry: str | None = None  # what was changed after it ran out of memory
         self._said = False
         self._experiment, self._folder = experiment, Path()
@@ -41,7 +40,10 @@ class WarmTrial(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Tune hands the actor to the next trial: the group stays."""
         asked_at = time.time()
-        self._leave()
+        try:
+            self._leave()
+        except Exception:  # the group is gone, with its node perhaps: the next trial gets another
+            self._group, self._running = None, False
         self._take(new_config, asked_at)
         return True
 
@@ -61,20 +63,17 @@ class WarmTrial(tune.Trainable):
                 self._group.start(smaller, self._folder, self._asks_at, self._known_epoch)
                 said = self._group.next()
         if isinstance(said, Report):
+            if said.epoch >= self._experiment.train.epochs:
+                self._await_commit(said)  # whoever hears that it is done may use its weights
             self._undecided = self._asks_at is None or said.epoch in self._asks_at
-            self._saving = said.checkpoint
             return self._result(said) | ({RETRY: self._say_retry()} if self._retry and not self._said else {})
         self._running = False
         assert said.error is not None, "an experiment that ends well says so in its last report"
         return self._failed(said)
 
     def save_checkpoint(self, checkpoint_dir: str) -> str:
-        """Tune asks when it stops or pauses a trial; the real checkpoint is in the run's folder, and committed soon."""
-        if self._saving:
-            deadline = time.monotonic() + _COMMIT_S
-            while not (Path(self._saving) / COMMIT).is_file() and time.monotonic() < deadline:
-                time.sleep(0.02)
-        (Path(checkpoint_dir) / "where.txt").write_text(str(self._saving))
+        """Tune asks when a trial is done. The real checkpoints are the ranks', in the run's folder."""
+        (Path(checkpoint_dir) / "where.txt").write_text(str(self._folder))
         return checkpoint_dir
 
     def load_checkpoint(self, checkpoint: str | None) -> None:
@@ -92,7 +91,9 @@ class WarmTrial(tune.Trainable):
         self._known_epoch = int(job["known_epoch"])
         self._asks_at = None if job["asks_at"] is None else frozenset(job["asks_at"])
         self._retry, self._said = None, False
-        self._saving = None
+        if job["retried"] and (smaller := after_out_of_memory(self._experiment)) is not None:
+            # It ran out of memory before it was paused or its driver died, and would again.
+            self._experiment, self._retry, self._said = smaller, retry_note(smaller), True
 
     def _begin(self) -> None:
         if self._group is None:
@@ -100,6 +101,13 @@ class WarmTrial(tune.Trainable):
         self._group.start(self._experiment, self._folder, self._asks_at, self._known_epoch)
         self._served += 1
         self._undecided, self._running = False, True
+
+    def _await_commit(self, report: Report) -> None:
+        if report.checkpoint is None:
+            return
+        deadline = time.monotonic() + _COMMIT_S
+        while not (Path(report.checkpoint) / COMMIT).is_file() and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     def _leave(self) -> None:
         """End what runs: at the report that was last, so that a stopped trial wastes no step.

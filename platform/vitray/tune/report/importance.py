@@ -87,4 +87,7 @@ def importances(sample: Sample, keys: Sequence[str], *, higher: bool) -> Importa
 
 
 def _ranks(scores: Array) -> Array:
-    return np.argsort(np.argsort(scores)).astype(float)
+    """Equal scores share the mean of their ranks."""
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    means: Array = np.cumsum(counts) - (counts + 1) / 2
+    return means[inverse]
