@@ -17,7 +17,7 @@ def time_by_outcome(view: SweepView) -> tuple[Chart, dict[str, Spent]]:
         "trained to the end": [t for t in view.trials if t.record.status == "done"],
         "stopped early": [t for t in view.trials if t.record.status == "stopped"],
         "failed": [t for t in view.all if t.record.status == "failed"],
-        "still running": [t for t in view.all if t.record.status == "running"],
+        "not at their end": [t for t in view.all if t.record.status == "running"],
         "repeats": [t for t in view.repeats if t.record.status in ("done", "stopped")],
         "final retraining": [t for t in view.finals if t.record.status in ("done", "stopped")],
     }
