@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import psutil
 import pytest
 
 from vitray.cluster.launch import Prepared
@@ -15,6 +19,7 @@ from vitray.cluster.sweeps import SweepResult, sweep
 from vitray.experiment import Experiment
 from vitray.home import Home
 from vitray.train.checkpoint import committed_in
+from vitray.tune.ledger import read_records
 from vitray.tune.record import TrialRecord
 
 pytestmark = pytest.mark.ray
@@ -152,3 +157,49 @@ def test_finalists_are_repeated_with_another_seed_and_the_better_mean_wins(spoil
     for repeat in repeats:
         assert repeat.repeats is not None
         assert tags[repeat.name]["vitray.repeats"] == spoilt.result.trials[repeat.repeats].name
+
+
+class Killer(threading.Thread):
+    """Kills one process of each kind, each when a trial is in the midst of its epochs."""
+
+    def __init__(self, folder: Path, *kinds: str) -> None:
+        super().__init__(daemon=True)
+        self._folder, self._kinds, self.killed = folder, kinds, list[str]()
+
+    def run(self) -> None:
+        for kind in self._kinds:
+            before = time.time()
+            while not any(
+                r.reports and r.reports[-1]["at"] > before and not r.ended for r in read_records(self._folder)
+            ):
+                time.sleep(0.05)
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if kind in process.name() + " ".join(process.cmdline()):
+                        process.kill()
+                        self.killed.append(kind)
+                        break
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Iterator[tuple[Done, Killer]]:
+    folder = tmp_path_factory.mktemp("killed")
+    killer = Killer(folder / "home" / "runs" / "killed", "ResourceTrainable", "TrainController", "RayTrainWorker")
+    killer.start()
+    space = {"optim.lr": {"log": [1e-3, 4e-3]}}
+    swept_by = swept(
+        folder, digits, "killed", {"epochs": 60}, space=space, scheduler="none", trials=3, concurrent=1, retrain=False
+    )
+    for done in swept_by:
+        yield done, killer
+
+
+def test_whatever_process_of_a_trial_dies_it_goes_on_from_its_checkpoint(killed: tuple[Done, Killer]) -> None:
+    done, killer = killed
+    assert killer.killed == ["ResourceTrainable", "TrainController", "RayTrainWorker"]
+    assert [(t.status, t.epoch, t.failure) for t in done.searched] == [("done", 60, None)] * 3
+    assert sum(len(t.spans) for t in done.searched) >= 4, "most of them cost the trial its process"
+    for trial in done.searched:
+        run = done.runs[trial.name]
+        assert run.info.status == "FINISHED"
+        assert done.epochs_of(run) == list(range(1, 61))

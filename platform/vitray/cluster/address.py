@@ -34,13 +34,19 @@ def check_answers(target: str) -> None:
     if target == "auto":
         return
     host, port = _parts(target)
-    try:
-        socket.create_connection((host, port), timeout=_ANSWER_S).close()
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ResourceError(f"no Ray cluster answers: {reason}", where=target, remedy=_START) from None
+    if (reason := unreachable(target)) is not None:
+        raise ResourceError(f"no Ray cluster answers: {reason}", where=target, remedy=_START)
     if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):  # certificates are Ray's business
         _ask(target, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+
+def unreachable(target: str) -> str | None:
+    """Why nobody takes a connection at ``HOST:PORT``; None where somebody does."""
+    try:
+        socket.create_connection(_parts(target), timeout=_ANSWER_S).close()
+    except (OSError, UnicodeError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
 
 
 def _parts(target: str) -> tuple[str, int]:

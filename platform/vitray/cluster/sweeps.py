@@ -15,6 +15,7 @@ from vitray.cluster.address import check_answers, named_address
 from vitray.cluster.changes import config_changes, overridden
 from vitray.cluster.launch import Prepared, run_key, tracking
 from vitray.cluster.local import Cluster, connect
+from vitray.cluster.loss import told_of_loss
 from vitray.cluster.machine import Machine
 from vitray.cluster.weights import check_trials
 from vitray.errors import ConfigError, DataError, InterruptedRunError, TrainingError
@@ -206,7 +207,8 @@ def _search_and_promote(
     shown = display(sweep.plan)
     proposer = make_proposer(sweep.plan, earlier)
     conductor = Conductor(sweep, ledger, proposer, tracker, shown, retraining)
-    run_trials(conductor)
+    with told_of_loss(cluster, f"vitray sweep resume {sweep.name}"):
+        run_trials(conductor)
     records = conductor.records
     _check_ended(conductor)
     final = next((record for record in reversed(records) if record.kind == "final"), None)

@@ -24,6 +24,7 @@ from vitray.train.failures import portable
 from vitray.train.feed import Feed
 from vitray.train.loop import fit
 from vitray.train.mailbox import Job, RankEnd
+from vitray.train.places import keep_place
 from vitray.train.ranks import Ranks, lost_peer
 from vitray.train.report import Report
 from vitray.train.resources import GroupPlan
@@ -36,6 +37,7 @@ class ServeConfig:
     """What a rank needs to know before any job: where jobs come from, and what it may take."""
 
     mailbox: Any
+    mailbox_name: str
     plan: GroupPlan
 
 
@@ -57,6 +59,8 @@ def serve(given: dict[str, Any]) -> None:
     config: ServeConfig = given["config"]
     context = ray.train.get_context()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), get_device())
+    if ranks.first:
+        keep_place(config.mailbox_name)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     gc.collect()
     gc.freeze()  # what is imported now stays; collections between jobs need not look at it

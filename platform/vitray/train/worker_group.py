@@ -22,6 +22,7 @@ from vitray.errors import LostWorkersError
 from vitray.experiment import Experiment
 from vitray.train.failures import lost_workers
 from vitray.train.mailbox import Ended, Mailbox
+from vitray.train.places import free_place, free_places, new_name
 from vitray.train.report import OnProgress, OnReport, Report
 from vitray.train.resources import GroupPlan
 from vitray.train.serve import ServeConfig, serve
@@ -42,7 +43,8 @@ class WorkerGroup:
         self.plan = plan
         # DEFAULT: inside a Tune trial an actor would else be counted against the trial's placement group.
         actor = ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy="DEFAULT")(Mailbox)
-        self._mailbox = actor.remote(max_restarts)
+        self._name = new_name()
+        self._mailbox = actor.options(name=self._name).remote(max_restarts)
         self._scratch = Path(tempfile.mkdtemp(prefix="vitray-group-"))  # Ray Train's own bookkeeping; ours is in runs/
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, daemon=True, name="vitray-worker-group")
@@ -74,6 +76,7 @@ class WorkerGroup:
             said = ray.get(self._mailbox.next.remote(_POLL_S))
             if said is not None:
                 return said
+            free_places()  # of groups that died, for which this one may be waiting
             if not alive:
                 raise LostWorkersError("the worker group has ended", where=repr(self._error) if self._error else None)
             if on_progress is not None and (latest := ray.get(self._mailbox.latest_progress.remote())) != shown:
@@ -103,10 +106,11 @@ class WorkerGroup:
         ray.get(self._mailbox.close.remote())
         self._thread.join(_CLOSE_S)
         ray.kill(self._mailbox)
+        free_place(self._name)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _serve(self) -> None:
-        config = ServeConfig(self._mailbox, self.plan)
+        config = ServeConfig(self._mailbox, self._name, self.plan)
         resources = {"CPU": self.plan.rank_cpus} | ({"GPU": 1} if self.plan.use_gpu else {})
         trainer = TorchTrainer(
             serve,
