@@ -64,6 +64,11 @@ def test_a_model_that_does_not_fit_takes_what_every_trial_has(folder: Path) -> N
         load(folder, wide, "search.space.model.num_heads=[5, 7]")
     digits = load(folder, "data: {path: /d}\n", "search.space={model.patch_size: {values: [3, 1, 2]}}")
     assert digits.resolve(image_size=8, in_chans=1, num_classes=10).model.patch_size == 1
+    named = digits.with_values({"name": "x", "optim.lr": 0.1})
+    assert named.resolve(image_size=8, in_chans=1, num_classes=10).model.patch_size == 1
+    written = load(folder, "data: {path: /d}\nmodel: {patch_size: 3}\n", "search.space={model.patch_size: [1, 2]}")
+    with pytest.raises(ConfigError, match="patch_size 3 does not divide image_size 8"):
+        written.with_values({"name": "x"}).resolve(image_size=8, in_chans=1, num_classes=10)
 
 
 def test_a_value_may_hold_an_equals_sign(folder: Path) -> None:

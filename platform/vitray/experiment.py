@@ -181,7 +181,11 @@ class Experiment(Section):
         raw = self.model_dump()
         for key, value in values.items():
             assign(raw, key, value, root=type(self))
-        return type(self)(**raw)
+        made = type(self)(**raw)
+        # What was left unset still is: it may have to follow from the data, or from what is searched.
+        unset = ModelConfig.model_fields.keys() - self.model.model_fields_set
+        made.model.model_fields_set.difference_update(unset - {key.removeprefix("model.") for key in values})
+        return made
 
     def resolve(self, *, image_size: ImageSize | None, in_chans: int, num_classes: int) -> Experiment:
         """Fill in what follows from the data; a conflict with what was set is a :class:`ConfigError`.
