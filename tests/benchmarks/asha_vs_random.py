@@ -32,7 +32,7 @@ def run(data: str, home: Any, seed: int, scheduler: str, trials: int, epochs: in
 
     experiment = Experiment(
         data={"path": data, "augment": {"shift": 1}},
-        model={"embed_dim": 64},
+        model={"embed_dim": 64, "num_heads": 4, "patch_size": 4},
         train={"epochs": epochs, "global_batch": 128, "label_smoothing": 0.1},
         cluster={"use_gpu": False},
         search={
