@@ -11,6 +11,7 @@ from vitray.tune.conductor import Conductor
 from vitray.tune.record import TrialRecord
 
 _START_S = 300.0  # a group has begun by then, also where a machine has to be started for it
+_IDLE_S = 60.0  # a group that had no trial for so long is not just between two
 
 
 def index_of(trial: Trial) -> int:
@@ -24,6 +25,7 @@ class Conducted(TrialScheduler):
         super().__init__()
         self._conductor = conductor
         self._keeps_actors = False
+        self._idle_since: float | None = None  # not every group has had a trial since then
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -67,7 +69,7 @@ class Conducted(TrialScheduler):
         if self._conductor.spent:
             for waiting in [t for t in tune_controller.get_trials() if t.status == Trial.PAUSED and self.searches(t)]:
                 tune_controller.stop_trial(waiting)
-        if self._conductor.overdue(_START_S):
+        if self._groups_are_idle() and self._conductor.overdue(_START_S):
             tune_controller._cleanup_cached_actors(force_all=True)  # idle groups may hold the place of one that waits
         if self._conductor.full:
             return None
@@ -77,6 +79,14 @@ class Conducted(TrialScheduler):
             trial.set_config({"job": self._conductor.job(record)})  # as it stands now
             return trial
         return None
+
+    def _groups_are_idle(self) -> bool:
+        now = self._conductor.now()
+        if self._conductor.full:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        return self._idle_since is not None and now - self._idle_since > _IDLE_S
 
     def judge(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """What becomes of a trial that searches and has reported."""
