@@ -20,7 +20,9 @@ _COMMANDS = {
     "sweep": ("sweep", "Search the Vision Transformer: plan, run, list."),
     "evaluate": ("evaluate", "Measure a model on a dataset's split."),
     "predict": ("predict", "Classify image files with a registered model."),
-    "models": ("models", "Browse the registry; cost, explain and export models."),
+    "serve": ("serve", "Answer HTTP with a model: batched, reloaded, with a page."),
+    "models": ("models", "Browse and change the registry; cost, explain and export models."),
+    "track": ("track", "What was reported and is not in MLflow yet: status, sync."),
     "ui": ("ui", "Open MLflow's own pages on this store."),
 }
 

@@ -1,5 +1,13 @@
-"""From a trained model to answers: the predictor, and the loader that MLflow calls."""
+"""From a trained model to answers: the predictor, its server, and the loader that MLflow calls."""
 
-from vitray.inference.predictor import Prediction, Predictor
+from typing import Any
 
 __all__ = ["Prediction", "Predictor"]
+
+
+def __getattr__(name: str) -> Any:  # lazily, so that the process that serves HTTP costs no torch
+    if name in __all__:
+        from vitray.inference import predictor
+
+        return getattr(predictor, name)
+    raise AttributeError(name)
