@@ -19,6 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Anyone may use these.
 LEAVES = {
     "errors",
+    "masking",
     "home",
     "environment",
     "experiment",
@@ -34,6 +35,7 @@ LEAVES = {
 _TRAIN = {"train", "data", "models", "tracking"}
 MAY_IMPORT = {
     "errors": set(),
+    "masking": set(),
     "home": set(),
     "environment": set(),
     "config_base": {"errors"},

@@ -13,7 +13,7 @@ from command_line import Here, apart, contents
 from vitray.cluster.local import Cluster
 from vitray.cluster.machine import Machine
 from vitray.errors import ResourceError
-from vitray.tracking.tracker import NoTracker
+from vitray.tracking import NoTracker
 
 
 def _no_cluster(address: str | None = None) -> None:

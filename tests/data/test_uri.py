@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitray.data.uri import is_uri, public
+from vitray.data.uri import is_uri
+from vitray.masking import public
 
 SECRETS = st.text(string.ascii_letters + string.digits + "/+=%:@!", min_size=8, max_size=40).map(lambda s: f"S3cr{s}t")
 

@@ -14,6 +14,7 @@ import pytest
 from mlflow_view import look
 
 from vitray.tracking import MlflowTracker
+from vitray.tracking.waiting import sync
 
 pytestmark = pytest.mark.slow
 
@@ -59,11 +60,17 @@ def test_a_dead_server_holds_nobody_and_loses_nothing(
     assert caplog.text.count("takes no reports") <= 1
     assert caplog.text.count("wait in") >= 1
 
-    second = new_tracker()  # the store is there again, for the next process
+    second = new_tracker()  # another store: what was meant for the first is not its business
     second.start_run("next", name="next", experiment="digits", params={}, tags={})
-    deadline = time.monotonic() + 30
-    while any(f.name.startswith("sweep") for f in (home / "spool").iterdir()) and time.monotonic() < deadline:
-        second.flush(0.2)
+    assert second.flush(30)
+    second.close()
+    assert RUN not in look(uri)
+
+    done = sync(uri, home / "spool", home / "artifacts")
+    assert (done.delivered, done.elsewhere, done.obstacle) == (0, ((RUN, closed_port),), None)
+    done = sync(closed_port, home / "spool", home / "artifacts")
+    assert done.obstacle is not None  # still away, and still there
+    assert sync(uri, home / "spool", home / "artifacts", here=True).delivered == 1
     (view,) = look(uri)[RUN]
     assert view.status == "FINISHED"
     assert view.points == [("loss", step, 1 / (step + 1)) for step in range(500)]
@@ -140,4 +147,4 @@ def test_nothing_stays_behind(new_tracker: Trackers, home: Path) -> None:
     ours = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
     environment.pop("PYTEST_CURRENT_TEST", None)
     assert ours == environment
-    assert not any((home / "spool").iterdir())
+    assert [path.name for path in (home / "spool").iterdir()] == ["finished"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 from mlflow_view import look
 
-from vitray.tracking import MlflowTracker, NoTracker, RecordingTracker, Tracker
+from vitray.tracking import DatasetInput, MlflowTracker, NoTracker, RecordingTracker, Tracker
+from vitray.tracking.mlflow_client import connect
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +106,39 @@ def test_everything_arrives(tracker: Tracker, uri: str, tmp_path: Path) -> None:
     assert seen.artifacts[0].startswith("config.yaml")
     assert seen.artifacts[1].startswith("plots/pictures")
     assert Seen(tracker, uri, "sweep").status == "RUNNING"
+
+
+@pytest.mark.parametrize("tracker", KEEPING, indirect=True)
+def test_secrets_are_masked(tracker: Tracker, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
+    start(tracker, params={"data.path": "s3://me:s3cret@bucket/x", "store.password": "hunter2", "model.depth": 4})
+    tracker.set_tags("sweep/t1", {"vitray.failure": "401 for hf_0123456789 at https://me:s3cret@host/x", "a": "b"})
+    seen = Seen(tracker, uri, "sweep/t1")
+    assert seen.params == {"data.path": "s3://***@bucket/x", "store.password": "***", "model.depth": "4"}
+    assert seen.tags["vitray.failure"] == "401 for *** at https://***@host/x"
+    assert seen.tags["a"] == "b"
+
+
+@pytest.mark.parametrize("tracker", KEEPING, indirect=True)
+def test_data_are_shown_once(tracker: Tracker, uri: str) -> None:
+    columns = (("image", "binary"), ("label", "long"))
+    data = DatasetInput("digits", "f00d" * 16, "s3://bucket/digits", columns, {"num_rows": 1797})
+    start(tracker)
+    for _ in range(2):
+        tracker.log_input("sweep/t1", data)
+    start(tracker)  # resumed
+    tracker.log_input("sweep/t1", data)
+    if isinstance(tracker, RecordingTracker):
+        assert tracker.runs["sweep/t1"].inputs == [data]
+        return
+    assert tracker.flush(30)
+    run = connect(uri).get_run(look(uri)["sweep/t1"][0].run_id)
+    (shown,) = run.inputs.dataset_inputs
+    assert (shown.dataset.name, shown.dataset.digest) == ("digits", ("f00d" * 16)[:36])
+    assert json.loads(shown.dataset.source) == {"uri": "s3://bucket/digits", "fingerprint": "f00d" * 16}
+    assert json.loads(shown.dataset.profile) == {"num_rows": 1797}
+    assert [column["name"] for column in json.loads(shown.dataset.schema)["mlflow_colspec"]] == ["image", "label"]
+    assert [(tag.key, tag.value) for tag in shown.tags] == [("mlflow.data.context", "training")]
 
 
 @pytest.mark.parametrize("tracker", KEEPING, indirect=True)

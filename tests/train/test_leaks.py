@@ -18,7 +18,7 @@ from vitray.cluster.local import Cluster
 from vitray.data import ShardedImages
 from vitray.errors import CodeError, NotFiniteError
 from vitray.experiment import ClusterConfig, Experiment
-from vitray.tracking.tracker import RecordingTracker
+from vitray.tracking import RecordingTracker
 from vitray.train.checkpoint import CheckpointStore
 from vitray.train.report import Report
 from vitray.train.resources import plan_groups

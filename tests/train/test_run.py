@@ -12,7 +12,7 @@ import pytest
 from vitray.errors import ConfigError, OutOfMemoryError, TrainingError
 from vitray.experiment import Experiment
 from vitray.home import Home
-from vitray.tracking.tracker import RecordingTracker
+from vitray.tracking import DatasetInput, RecordingTracker
 from vitray.train.memory import rank_images
 from vitray.train.report import OnProgress, OnReport, Report
 from vitray.train.resources import GroupPlan
@@ -56,9 +56,12 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path)
 
 
+DATA = DatasetInput("digits", "fingerprint", "/data/digits")
+
+
 @pytest.fixture
 def run(home: Home) -> Run:
-    return Run("first-0a1b", "first", "train", home.runs / "first", EXPERIMENT, "fingerprint", parent="above")
+    return Run("first-0a1b", "first", "train", home.runs / "first", EXPERIMENT, "fingerprint", "above", DATA)
 
 
 def test_a_run_is_entered_with_all_that_names_it(run: Run) -> None:
@@ -74,7 +77,8 @@ def test_a_run_is_entered_with_all_that_names_it(run: Run) -> None:
     assert entry.tags["vitray.dataset_fingerprint"] == "fingerprint"
     assert entry.tags["vitray.kind"] == "train"
     assert entry.tags["vitray.sweep"] == "s"
-    assert {"version.ray", "version.torch", "version.mlflow"} <= set(entry.tags)
+    assert {"version.ray", "version.torch", "version.mlflow", "version.python"} <= set(entry.tags)
+    assert entry.inputs == [DATA]
     assert entry.artifacts == ["experiment.yaml"]
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from vitray.experiment import Experiment
-from vitray.tracking.tracker import RecordingTracker
+from vitray.tracking import RecordingTracker
 from vitray.tune.conductor import FAILURE, FAILURE_CLASS, Conductor
 from vitray.tune.ledger import Ledger
 from vitray.tune.plan import plan_sweep

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vitray.errors import ConfigError
 from vitray.experiment import Experiment
 from vitray.search_config import BudgetConfig
-from vitray.tracking.tracker import RecordingTracker
+from vitray.tracking import RecordingTracker
 from vitray.tune.budget import over_budget
 from vitray.tune.conductor import FAILURE, FAILURE_CLASS, MOST_CRASHES, RETRY, Conductor
 from vitray.tune.ledger import Ledger, is_running, read_records

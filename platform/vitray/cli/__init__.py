@@ -11,6 +11,7 @@ import click
 
 from vitray import __version__
 from vitray.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, ConfigError, VitrayError, nearest
+from vitray.masking import masked
 
 # command -> (module, attribute, one-line help); the help is here so that listing imports nothing
 _COMMANDS = {
@@ -93,7 +94,7 @@ def main(args: list[str] | None = None) -> None:
     except VitrayError as error:
         if os.environ.get("VITRAY_DEBUG"):
             raise
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {masked(str(error))}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)

@@ -9,8 +9,8 @@ import click
 
 from vitray.cli.options import address_option
 from vitray.cli.output import emit, grid, note, output_option
-from vitray.data.uri import public
 from vitray.errors import DataError, VitrayError
+from vitray.masking import public
 
 if TYPE_CHECKING:
     from vitray.data.shards import ShardStore

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +9,7 @@ import click
 from vitray.cli.models_cost import cost
 from vitray.cli.models_explain import explain
 from vitray.cli.models_export import export_
-from vitray.cli.output import emit, grid, note, output_option
+from vitray.cli.output import age, emit, grid, note, output_option
 from vitray.home import Home
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ def _table(found: list[ModelVersion]) -> str:
                 "" if facts["parameters"] is None else f"{facts['parameters']:,}",
                 "/".join(str(value or "?") for value in _shape(version).values()),
                 _dataset(version),
-                _age(version.created_ms),
+                age(version.created_ms / 1000),
             ]
         )
     headers = ["name", "version", "aliases", "test accuracy", "parameters", "patch/depth/heads/encoding"]
@@ -154,20 +153,12 @@ def _page(version: ModelVersion, uri: str) -> str:
     facts = {k: v for k, v in _as_dict(version).items() if k not in ("created_ms", "aliases", "test_accuracy")}
     rows: list[tuple[str, Any]] = [*facts.items()]
     rows.insert(2, ("aliases", ", ".join(version.aliases)))
-    rows += [("age", _age(version.created_ms)), ("run", version.run), ("registry", uri)]
+    rows += [("age", age(version.created_ms / 1000)), ("run", version.run), ("registry", uri)]
     rows += [(name, f"{value:.6g}") for name, value in sorted(version.metrics.items())]
     shown = ("vitray.metric.", "vitray.model.", "vitray.parameters", "vitray.complete", "vitray.run")
     rows += [item for item in sorted(version.tags.items()) if not item[0].startswith(shown)]
     text = grid([[key, "" if value is None else value] for key, value in rows], [version.uri, ""])
     return f"{text}\n\n{version.description}" if version.description else text
-
-
-def _age(created_ms: int) -> str:
-    seconds = max(0.0, time.time() - created_ms / 1000)
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 models.add_command(cost)

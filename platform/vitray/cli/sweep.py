@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vitray.cli.options import address_option, config_argument, overrides_argument
-from vitray.cli.output import emit, grid, note, output_option
+from vitray.cli.output import age, emit, grid, note, output_option
 from vitray.cli.sweep_report import report
 
 if TYPE_CHECKING:
@@ -195,12 +194,4 @@ def _row(saved: SavedSweep) -> tuple[object, ...]:
     facts = saved.facts
     accuracy = f"{facts['test_accuracy']:.4f}" if "test_accuracy" in facts else ""
     ended = f"{sum(r.ended for r in searched)}/{saved.search['trials']}"
-    return saved.name, saved.status, ended, facts.get("best", ""), accuracy, facts.get("model") or "", _age(saved.time)
-
-
-def _age(when: float) -> str:
-    seconds = time.time() - when
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return saved.name, saved.status, ended, facts.get("best", ""), accuracy, facts.get("model") or "", age(saved.time)

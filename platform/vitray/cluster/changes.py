@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitray.data.uri import public
 from vitray.experiment import Experiment
+from vitray.masking import public
 from vitray.overrides import parse_override
 
 # What says how far a sweep goes, not what it searches: a resume may change it.

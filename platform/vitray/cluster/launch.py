@@ -20,13 +20,14 @@ from vitray.cluster.machine import Machine
 from vitray.cluster.weights import check_fit, with_weights
 from vitray.data.builtin import dataset_folder
 from vitray.data.images import ShardedImages
-from vitray.data.uri import public
 from vitray.data.verify import verify
 from vitray.errors import ConfigError, DataError, InterruptedRunError
 from vitray.experiment import Experiment
 from vitray.home import Home
+from vitray.masking import public
 from vitray.tracking.tracker import Tracker
 from vitray.train.compiling import check_compiler
+from vitray.train.dataset_input import as_input
 from vitray.train.memory import plan_training
 from vitray.train.run import Run, new_name, saved_experiment, train_run
 
@@ -67,10 +68,20 @@ class Prepared:
 
 
 @contextmanager
-def tracking(home: Home) -> Iterator[Tracker]:
-    """The tracker of this home; what was taken is delivered before the block ends, if the server answers."""
+def tracking(home: Home, experiment: str, *, model: str | None = None) -> Iterator[Tracker]:
+    """The tracker of this home; what was taken is delivered before the block ends, if the server answers.
+
+    Args:
+        experiment: the MLflow experiment that is written to.
+        model: the registered model that gets a version, if any.
+
+    Raises:
+        TrackingError: the server will not let us write there.
+    """
+    from vitray.tracking.access import check_access
     from vitray.tracking.mlflow_store import MlflowTracker
 
+    check_access(home.tracking_uri, experiment, model)
     home.root.mkdir(parents=True, exist_ok=True)
     tracker = MlflowTracker(home.tracking_uri, home.spool, home.artifacts)
     try:
@@ -141,11 +152,13 @@ def train(
     if weights is not None:
         watcher.begins_with(str(weights))
     tags = {"vitray.init_adapted": "; ".join(weights.adapted) or "nothing"} if weights is not None else {}
-    with tracking(home) as tracker, connect(address) as cluster:
+    with tracking(home, experiment.tracking.experiment) as tracker, connect(address) as cluster:
         plan = plan_training(experiment, **cluster.room)
         from vitray.train.worker_group import WorkerGroup
 
-        run = Run(run_key(home, name), name, "train", home.runs / name, experiment, prepared.data.fingerprint)
+        data = prepared.data
+        key, folder = run_key(home, name), home.runs / name
+        run = Run(key, name, "train", folder, experiment, data.fingerprint, dataset=as_input(data))
         run.write_config()  # not before: a run that was refused leaves nothing, and its name stays free
         order = prepared.data.order(experiment.train.split, global_batch=experiment.train.global_batch)
         watcher.begin(run, f"{plan.describe()}; {caching(experiment, prepared.data)}", order.steps_per_epoch)

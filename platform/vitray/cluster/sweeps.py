@@ -22,6 +22,7 @@ from vitray.errors import ConfigError, DataError, InterruptedRunError, TrainingE
 from vitray.experiment import Experiment
 from vitray.home import Home
 from vitray.tracking.tracker import Tracker
+from vitray.train.dataset_input import as_input
 from vitray.train.resources import plan_groups
 from vitray.train.run import new_name
 from vitray.tune.ledger import Ledger
@@ -142,13 +143,15 @@ def _run(prepared: Prepared, home: Home, display: Display, name: str, address: s
         plan(prepared, home=home)
     else:
         _plan(prepared, Machine.here())
-    with tracking(home) as tracker, connect(address) as cluster:
+    written = prepared.experiment.tracking
+    with tracking(home, written.experiment, model=written.model_name) as tracker, connect(address) as cluster:
         from vitray.tune.earlier import kept
         from vitray.tune.pareto import front_of
         from vitray.tune.proposer import NOTHING
 
         made = _plan(prepared, cluster)
-        sweep = Sweep(name, run_key(home, name), home.runs / name, made, prepared.data.fingerprint)
+        data = prepared.data
+        sweep = Sweep(name, run_key(home, name), home.runs / name, made, data.fingerprint, as_input(data))
         earlier = kept(sweep.folder, lambda: _earlier(prepared, made, home)) if made.search.earlier else NOTHING
         with Ledger(sweep.folder) as ledger:
             # First of all, so that whatever happens from here on can be resumed.

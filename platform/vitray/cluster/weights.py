@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitray.data.uri import public
 from vitray.errors import CheckpointError, ConfigError
 from vitray.experiment import Experiment
 from vitray.home import Home
+from vitray.masking import public
 from vitray.model_config import COMPUTED, ModelConfig
 
 if TYPE_CHECKING:  # torch: two seconds that a config without pretrained weights does not spend

@@ -21,8 +21,9 @@ from vitray.data.folder import STAGING, Folder, foreign, why
 from vitray.data.manifest import MANIFEST, MARKER, Manifest
 from vitray.data.publish import Publication
 from vitray.data.shards import locate
-from vitray.data.uri import is_uri, public
+from vitray.data.uri import is_uri
 from vitray.errors import DataError
+from vitray.masking import public
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from vitray.data.manifest import MANIFEST, MARKER, QUARANTINE, SPLITS
-from vitray.data.uri import public
+from vitray.masking import public
 
 STAGING = ".staging"
 

@@ -31,9 +31,9 @@ from vitray.data.rng import I64
 from vitray.data.scan import Scan
 from vitray.data.sources import Chunk, Source, Splits, open_source
 from vitray.data.summary import converted, image_size, moments, pixels, write_quarantine
-from vitray.data.uri import public
 from vitray.data.writer import Write, shards
 from vitray.errors import DataError
+from vitray.masking import public
 
 Progress = Callable[[str, int, int], None]
 """Called with the phase ("scan" or "write"), images done and images in all (in a scan, as far as it is known)."""

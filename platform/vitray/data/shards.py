@@ -21,8 +21,9 @@ from vitray.data.ranges import Opened, Wanted, open_file, read_all
 from vitray.data.recent import Recent
 from vitray.data.rng import I64
 from vitray.data.row_index import RowIndex, row_index
-from vitray.data.uri import is_uri, public
+from vitray.data.uri import is_uri
 from vitray.errors import DataError, nearest
+from vitray.masking import public
 
 IO_THREADS = 16  # opening and hashing wait for the disk or the network, so more threads than cores pay
 _MEND = "copy the dataset again from where it was made, or prepare it again; vitray data verify names all that is wrong"

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from vitray.masking import masked, public
 from vitray.tracking.mlflow_client import brief
 from vitray.tracking.server import RefusedError, RunGoneError, Server, UnavailableError
 from vitray.tracking.spool import Record, Spool
@@ -63,7 +64,7 @@ class Delivery:
         try:
             self._deliver()
         except RunGoneError:
-            logger.warning("MLflow at %s lost run %r; sending it anew", self._server.tracking_uri, self.run)
+            logger.warning("MLflow at %s lost run %r; sending it anew", public(self._server.tracking_uri), self.run)
             self._server.forget()
             self._load({})
             self._save()
@@ -127,7 +128,7 @@ class Delivery:
                 self._log([], {key: value})
 
     def _apply(self, record: Record) -> None:
-        """A record that has a request of its own: start, artifact, end."""
+        """A record that has a request of its own: start, input, artifact, end."""
         body = record.body
         try:
             if record.kind == "start":
@@ -141,7 +142,10 @@ class Delivery:
             elif self._run_id is None or self._deleted:
                 self.ended = self.ended or record.kind == "end"
             elif record.kind == "artifact":
-                self._server.log_artifact(self._run_id, body["path"], body["folder"])
+                kept = body["path"] if Path(body["path"]).exists() else body.get("origin", body["path"])
+                self._server.log_artifact(self._run_id, kept, body["folder"])
+            elif record.kind == "input":
+                self._server.log_input(self._run_id, body)
             elif record.kind == "end":
                 self._server.find_run(self.run, self._experiment)  # tidies a twin that a lost request made late
                 self._server.end_run(self._run_id, body["status"], body["timestamp_ms"])
@@ -163,10 +167,41 @@ class Delivery:
     def _refused(self, error: RefusedError, what: dict[str, Any]) -> None:
         """Keep what MLflow will never take where a person can find it, and go on with the rest."""
         keep = self.spool.folder.parent / "refused.jsonl"
-        _append(keep, {"run": self.run, "reason": str(error), **what})
+        _append(keep, {"run": self.run, "reason": masked(str(error)), **what})
         if not self._warned_refused:
             self._warned_refused = True
-            logger.warning("MLflow refused a part of run %r, kept in %s: %s", self.run, keep, brief(error))
+            logger.warning("MLflow refused a part of run %r, kept in %s: %s", self.run, keep, masked(brief(error)))
+
+
+def take_over(folder: Path, server: Server, *, anywhere: bool = False) -> Delivery | None:
+    """The delivery of a spool that its process left behind; None where there is nothing of it, or it was meant for
+    another store (unless ``anywhere``).
+
+    Raises:
+        TrackingError: a living process has it.
+    """
+    spool = Spool(folder, wait_s=0.0)
+    records, _ = spool.read(0)
+    if spool.size == 0:
+        spool.remove()
+    elif not records or "run" not in records[0].body or not (anywhere or is_for(spool.store, server.tracking_uri)):
+        spool.close()
+    else:
+        return Delivery(records[0].body["run"], spool, server)
+    return None
+
+
+def is_for(store: str | None, tracking_uri: str) -> bool:
+    """Whether what was taken for ``store`` belongs to the store at ``tracking_uri``."""
+    return store is None or store == public(tracking_uri)
+
+
+def finish(delivery: Delivery) -> None:
+    """Compact the spool of a run that is over and delivered; where the disk is full, at least remove it."""
+    try:
+        delivery.spool.compact()
+    except OSError:
+        delivery.spool.remove()
 
 
 def _append(path: Path, content: dict[str, Any]) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from vitray.masking import masked_values, public
 from vitray.tracking.server import Server
-from vitray.tracking.tracker import Status, check_run_key, check_status, not_started, now_ms
+from vitray.tracking.tracker import DatasetInput, Status, check_run_key, check_status, not_started, now_ms
 from vitray.tracking.uploader import Uploader
 
 CLOSE_WAIT_S = 15.0
@@ -35,6 +37,7 @@ class MlflowTracker:
     ) -> None:
         server = Server(tracking_uri, Path(artifact_root).resolve())
         self._uploader = Uploader(server, Path(spool_dir).resolve(), interval_s)
+        self._store = public(tracking_uri)
         self._lock = threading.Lock()
         self._started: dict[str, dict[str, Any]] = {}
         self._disk_failed = False
@@ -57,12 +60,13 @@ class MlflowTracker:
         check_run_key(run)
         body = {
             "run": run,
+            "store": self._store,
             "name": name,
             "experiment": experiment,
             "parent": parent,
             "timestamp_ms": now_ms(),
-            "params": {key: _plain(value) for key, value in params.items()},
-            "tags": {key: str(value) for key, value in tags.items()},
+            "params": masked_values({key: _plain(value) for key, value in params.items()}),
+            "tags": masked_values({key: str(value) for key, value in tags.items()}),
         }
         with self._lock:
             self._started[run] = body
@@ -81,8 +85,11 @@ class MlflowTracker:
             raise FileNotFoundError(path)
         self._take(run, "artifact", {"path": str(path), "folder": folder})
 
+    def log_input(self, run: str, dataset: DatasetInput) -> None:
+        self._take(run, "input", asdict(replace(dataset, facts=dict(dataset.facts))))
+
     def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
-        self._take(run, "tags", {"tags": {key: str(value) for key, value in tags.items()}})
+        self._take(run, "tags", {"tags": masked_values({key: str(value) for key, value in tags.items()})})
 
     def end_run(self, run: str, status: Status) -> None:
         check_status(status)
@@ -96,7 +103,8 @@ class MlflowTracker:
         left = self._uploader.close(CLOSE_WAIT_S)
         if left:
             logger.warning(
-                "the reports of %d run(s) wait in %s: the next vitray command that tracks brings them to MLflow",
+                "the reports of %d run(s) wait in %s: the next vitray command that tracks brings them to MLflow, or "
+                "at once: vitray track sync",
                 left,
                 self._uploader.spool_dir,
             )
@@ -112,7 +120,8 @@ class MlflowTracker:
                 if kind != "start" and spool.size == 0:  # ended, delivered, removed: a late word needs a beginning
                     spool.append("start", {**start, "late": True, "params": {}})
                 if kind == "artifact":
-                    body = {**body, "path": spool.keep_file(Path(body["path"]))}
+                    origin = Path(body["path"]).resolve()
+                    body = {**body, "path": spool.keep_file(origin), "origin": str(origin)}
                 spool.append(kind, body, durable=durable)
             self._disk_failed = False
         except OSError as error:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vitray.tracking.denial import denial, status_of
 from vitray.tracking.mlflow_client import connect, is_server
 from vitray.tracking.tracker import Point
 
 RUN_TAG, PARENT_TAG = "vitray.run", "vitray.parent"
-PARAM_LIMIT, TAG_LIMIT = 6000, 8000  # characters of one value
+PARAM_LIMIT, TAG_LIMIT, DIGEST_LIMIT = 6000, 8000, 36  # characters of one value
 _TERMINAL = ("FINISHED", "FAILED", "KILLED")
 T = TypeVar("T")
 
 
 class UnavailableError(Exception):
     """No answer, or an answer that time may change: keep everything and try again later."""
+
+
+class DeniedError(UnavailableError):
+    """Who we are, or what we may do, is not enough. While a training runs that is like no answer: people can mend it.
+
+    At the start it is refused: :mod:`vitray.tracking.access`. The cause is MLflow's own error.
+    """
 
 
 class RunGoneError(Exception):
@@ -30,7 +39,7 @@ class RefusedError(Exception):
 
 
 class Server:
-    """One MLflow store. Connects on first use; every method may raise the three errors above."""
+    """One MLflow store. Connects on first use; every method may raise the errors above."""
 
     def __init__(self, tracking_uri: str, artifact_root: Path) -> None:
         self.tracking_uri, self._artifact_root = tracking_uri, artifact_root
@@ -39,14 +48,16 @@ class Server:
         self._runs: dict[str, str] = {}
 
     def _ask(self, question: Callable[[Any], T]) -> T:
-        """``question(client)``, with whatever goes wrong sorted into the three errors."""
+        """``question(client)``, with whatever goes wrong sorted into the errors above."""
         try:
             if self._client is None:
                 self._client = connect(self.tracking_uri, self._artifact_root)
             return question(self._client)
         except Exception as error:
             code = getattr(error, "error_code", "")
-            status = getattr(getattr(error, "response", None), "status_code", 0)
+            status = status_of(error)
+            if said := denial(self.tracking_uri, error):
+                raise DeniedError(f"{said.what}; {said.remedy}") from error
             if code == "RESOURCE_DOES_NOT_EXIST":
                 raise RunGoneError(str(error)) from error
             if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS") or status in (
@@ -56,6 +67,28 @@ class Server:
             ):
                 raise RefusedError(str(error)) from error
             raise UnavailableError(str(error) or type(error).__name__) from error
+
+    def _ask_of(self, run_id: str, question: Callable[[Any], T]) -> T:
+        """:meth:`_ask` about a run: a server with users says "forbidden" also of a run that it does not know."""
+        try:
+            return self._ask(question)
+        except DeniedError as error:
+            if not self._is_known(run_id):
+                raise RunGoneError(f"no run {run_id}") from error
+            raise
+
+    def _is_known(self, run_id: str) -> bool:
+        from mlflow.entities import ViewType
+
+        where = [e.experiment_id for e in self._ask(lambda client: client.search_experiments(view_type=ViewType.ALL))]
+        return bool(
+            where
+            and self._ask(
+                lambda client: client.search_runs(
+                    where, f"attributes.run_id = '{run_id}'", run_view_type=ViewType.ALL, max_results=1
+                )
+            )
+        )
 
     def forget(self) -> None:
         """Drop what was looked up: the server may have come back with nothing of it."""
@@ -77,6 +110,16 @@ class Server:
                 self._ask(lambda client: client.restore_experiment(found.experiment_id))
             self._experiments[name] = found.experiment_id
         return self._experiments[name]
+
+    def tag_experiment(self, name: str, key: str, value: str) -> None:
+        """A harmless write to an experiment."""
+        experiment = self.experiment_id(name)
+        self._ask(lambda client: client.set_experiment_tag(experiment, key, value))
+
+    def tag_model(self, name: str, key: str, value: str) -> None:
+        """A harmless write to a registered model, where there is one."""
+        if self._ask(lambda client: client.search_registered_models(f"name = '{name}'")):
+            self._ask(lambda client: client.set_registered_model_tag(name, key, value))
 
     def find_run(self, run: str, experiment: str) -> Any | None:
         """The one MLflow run that carries this key, or None.
@@ -148,28 +191,46 @@ class Server:
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in points]
-        self._ask(
+        self._ask_of(
+            run_id,
             lambda client: client.log_batch(
                 run_id,
                 metrics=metrics,
                 params=[Param(key, _cut(str(value), PARAM_LIMIT)) for key, value in params],
                 tags=[RunTag(key, _cut(str(value), TAG_LIMIT)) for key, value in (tags or {}).items()],
-            )
+            ),
         )
+
+    def log_input(self, run_id: str, dataset: Mapping[str, Any]) -> None:
+        """Show a :class:`~vitray.tracking.tracker.DatasetInput` as the run's input. MLflow keeps one of a digest."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        columns = [{"name": name, "type": kind, "required": True} for name, kind in dataset["columns"]]
+        shown = Dataset(
+            name=dataset["name"],
+            digest=dataset["fingerprint"][:DIGEST_LIMIT],
+            source_type="vitray",
+            source=json.dumps({"uri": dataset["source"], "fingerprint": dataset["fingerprint"]}),
+            schema=json.dumps({"mlflow_colspec": columns}),
+            profile=json.dumps(dataset["facts"]),
+        )
+        context = [InputTag(MLFLOW_DATASET_CONTEXT, dataset["context"])]
+        self._ask_of(run_id, lambda client: client.log_inputs(run_id, [DatasetInput(shown, context)]))
 
     def log_artifact(self, run_id: str, path: str, folder: str) -> None:
         """Upload a file, or a directory under its own name; uploading again replaces it by the same."""
         if not Path(path).exists():
             raise RefusedError(f"{path} is gone")
-        self._ask(lambda client: client.log_artifact(run_id, path, folder or None))
+        self._ask_of(run_id, lambda client: client.log_artifact(run_id, path, folder or None))
 
     def end_run(self, run_id: str, status: str, end_time_ms: int) -> None:
         """Give the run its terminal status and its end time (Unix milliseconds)."""
-        self._ask(lambda client: client.set_terminated(run_id, status=status, end_time=end_time_ms))
+        self._ask_of(run_id, lambda client: client.set_terminated(run_id, status=status, end_time=end_time_ms))
 
     def is_deleted(self, run_id: str) -> bool:
         """True when somebody deleted the run in MLflow."""
-        return bool(self._ask(lambda client: client.get_run(run_id)).info.lifecycle_stage == "deleted")
+        return bool(self._ask_of(run_id, lambda client: client.get_run(run_id)).info.lifecycle_stage == "deleted")
 
 
 def _cut(text: str, limit: int) -> str:

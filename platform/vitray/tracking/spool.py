@@ -11,12 +11,16 @@ again. A damaged line elsewhere is skipped: each line stands for itself.
 
 Small artifacts (up to 64 MiB) and anything below the temporary folder are copied beside the file, so that they can
 change or vanish afterwards; larger ones are remembered by path and must stay until they are delivered.
+
+Once a run has ended and is delivered, its file is compacted: ``finished/NAME.jsonl.gz``, without the copies. A server
+that lost runs (a disk, an old backup) is given them again from there: ``vitray track sync --again``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import gzip
 import hashlib
 import json
 import os
@@ -32,6 +36,8 @@ from typing import Any, NamedTuple
 from vitray.errors import TrackingError
 
 COPY_LIMIT_BYTES = 64 * 2**20
+FINISHED = "finished"  # the folder of compacted spools
+FINISHED_LIMIT = 20_000  # of them, a few kB each; the oldest go
 _LOG, _STATE, _FILES = "log.jsonl", "state.json", "files"
 _SUFFIX = re.compile(rb',"crc":"([0-9a-f]{8})"\}$')
 _SUFFIX_LENGTH = len(',"crc":"00000000"}')
@@ -70,6 +76,8 @@ def folder_of(root: Path, run: str) -> Path:
 class Spool:
     """One run's file, held open and locked by one process at a time. Thread-safe.
 
+    ``store`` is the MLflow address that the run was last started for, as far as the file says.
+
     Raises (on opening):
         TrackingError: another living process reports to the same run.
     """
@@ -77,6 +85,7 @@ class Spool:
     def __init__(self, folder: Path, *, wait_s: float = 5.0) -> None:
         self.folder = folder
         self._lock = threading.Lock()
+        self.store: str | None = None
         self._fd = self._open_locked(wait_s)
         self._size, self._seq, self.damaged = self._scan()
         os.ftruncate(self._fd, self._size)
@@ -119,6 +128,8 @@ class Spool:
                     bad += 1
                 else:
                     good, seq, damaged = position, int(content["seq"]), bad
+                    if content["kind"] == "start":
+                        self.store = content.get("store", self.store)
         return good, seq, damaged
 
     @property
@@ -157,7 +168,6 @@ class Spool:
 
     def keep_file(self, path: Path) -> str:
         """The path to upload an artifact from: a copy beside the spool where it is small or temporary."""
-        path = path.resolve()
         temporary = path.is_relative_to(Path(tempfile.gettempdir()).resolve())
         files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
         if not temporary and sum(p.stat().st_size for p in files) > COPY_LIMIT_BYTES:
@@ -205,6 +215,24 @@ class Spool:
         self.sync()
         os.close(self._fd)
 
+    def compact(self) -> None:
+        """Keep the lines of a run that is over and delivered in a compressed file, and delete the folder.
+
+        A run that was compacted before (it was resumed) has its new lines added: gzip files may be joined.
+        """
+        finished = self.folder.parent / FINISHED
+        finished.mkdir(exist_ok=True)
+        with (finished / f"{self.folder.name}.jsonl.gz").open("ab") as kept, os.fdopen(os.dup(self._fd), "rb") as file:
+            file.seek(0)
+            before = kept.tell()
+            try:
+                kept.write(gzip.compress(file.read(self._size), compresslevel=6, mtime=0))
+                kept.flush()
+            except OSError:
+                kept.truncate(before)  # half of it would spoil the rest
+                raise
+        self.remove()
+
     def remove(self) -> None:
         """Everything was delivered: delete the folder. The lock goes last, so that nobody opens half of it."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -224,3 +252,32 @@ def leftovers(root: Path) -> list[Path]:
         with contextlib.suppress(OSError):  # delivered and removed by its owner meanwhile
             found.append((started(log), log.parent))
     return [folder for _, folder in sorted(found)]
+
+
+def compacted(root: Path) -> list[Path]:
+    """The files of compacted spools under ``root``, the oldest first."""
+    return sorted((root / FINISHED).glob("*.jsonl.gz"), key=lambda path: (path.stat().st_mtime, path.name))
+
+
+def unpack(file: Path) -> Path | None:
+    """Lay a compacted spool out again, as if nothing of it had been delivered. Its folder; None if it has a newer one.
+
+    Raises:
+        OSError: the file is damaged, or the folder cannot be written.
+    """
+    folder = file.parent.parent / file.name.removesuffix(".jsonl.gz")
+    if (folder / _LOG).exists():
+        return None
+    lines = gzip.decompress(file.read_bytes())
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{_LOG}.part"
+    part.write_bytes(lines)
+    part.replace(folder / _LOG)
+    file.unlink()
+    return folder
+
+
+def forget_oldest(root: Path, limit: int = FINISHED_LIMIT) -> None:
+    """Delete all but the newest ``limit`` compacted spools."""
+    for file in compacted(root)[:-limit]:
+        file.unlink(missing_ok=True)

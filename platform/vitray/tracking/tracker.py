@@ -1,4 +1,4 @@
-"""What training tells the world: the tracker protocol, and its twins that record and that do nothing.
+"""What training tells the world: the tracker protocol.
 
 A run is named by the caller's own key (deterministic: the same trial has the same key after any crash), never by
 an id that a server made up. Steps of a metric rise: a step at or below the highest one taken for that metric is a
@@ -24,6 +24,27 @@ class Point(NamedTuple):
     step: int
     value: float
     timestamp_ms: int
+
+
+@dataclass(frozen=True)
+class DatasetInput:
+    """The data that a run used, as a page about the run shows them.
+
+    Args:
+        name: what people call the dataset.
+        fingerprint: hex digest of its content; the same images have the same one wherever they lie.
+        source: folder or URI, without credentials.
+        columns: (name, type) of a row, e.g. ``("image", "binary")``.
+        facts: what else is worth a line: rows of each split, classes, image size.
+        context: what it was used for.
+    """
+
+    name: str
+    fingerprint: str
+    source: str
+    columns: tuple[tuple[str, str], ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    context: str = "training"
 
 
 @runtime_checkable
@@ -64,6 +85,9 @@ class Tracker(Protocol):
         Raises:
             FileNotFoundError: there is nothing at ``path``.
         """
+
+    def log_input(self, run: str, dataset: DatasetInput) -> None:
+        """Say which data the run uses; saying it again changes nothing."""
 
     def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
         """Add or replace tags."""
@@ -115,111 +139,3 @@ def check_status(status: str) -> None:
 def not_started(run: str) -> ValueError:
     """The error for a run that is used before ``start_run``."""
     return ValueError(f"run {run!r} was never started here: call start_run first")
-
-
-class NoTracker:
-    """Tracks nothing; for training without any record, e.g. the measuring arm of a benchmark."""
-
-    def start_run(
-        self,
-        run: str,
-        *,
-        name: str,
-        experiment: str,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        parent: str | None = None,
-    ) -> None:
-        pass
-
-    def log_metrics(
-        self, run: str, metrics: Mapping[str, float], *, step: int, timestamp_ms: int | None = None
-    ) -> None:
-        pass
-
-    def log_artifact(self, run: str, path: str | Path, folder: str = "") -> None:
-        if not Path(path).exists():
-            raise FileNotFoundError(path)
-
-    def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
-        pass
-
-    def end_run(self, run: str, status: Status) -> None:
-        check_status(status)
-
-    def flush(self, timeout_s: float) -> bool:
-        return True
-
-    def close(self) -> None:
-        pass
-
-
-@dataclass
-class RecordedRun:
-    """All that a :class:`RecordingTracker` was told about one run. ``status`` is RUNNING until it ends."""
-
-    name: str
-    experiment: str
-    parent: str | None = None
-    params: dict[str, Any] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    points: list[Point] = field(default_factory=list)
-    artifacts: list[str] = field(default_factory=list)
-    status: str = "RUNNING"
-    high: HighWater = field(default_factory=HighWater)
-
-
-class RecordingTracker:
-    """Keeps everything in memory, by the same rules as the real tracker; for tests of code that reports."""
-
-    def __init__(self) -> None:
-        self.runs: dict[str, RecordedRun] = {}
-
-    def _run(self, run: str) -> RecordedRun:
-        if run not in self.runs:
-            raise not_started(run)
-        return self.runs[run]
-
-    def start_run(
-        self,
-        run: str,
-        *,
-        name: str,
-        experiment: str,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        parent: str | None = None,
-    ) -> None:
-        check_run_key(run)
-        known = self.runs.setdefault(run, RecordedRun(name, experiment, parent))
-        known.status = "RUNNING"
-        known.params = {**params, **known.params}
-        known.tags.update(tags)
-
-    def log_metrics(
-        self, run: str, metrics: Mapping[str, float], *, step: int, timestamp_ms: int | None = None
-    ) -> None:
-        known, stamp = self._run(run), now_ms() if timestamp_ms is None else timestamp_ms
-        new = [(key, value) for key, value in metrics.items() if known.high.is_new(key, step)]
-        known.points.extend(Point(key, step, float(value), stamp) for key, value in new)
-
-    def log_artifact(self, run: str, path: str | Path, folder: str = "") -> None:
-        known, path = self._run(run), Path(path)
-        if not path.exists():
-            raise FileNotFoundError(path)
-        name = f"{folder}/{path.name}" if folder else path.name
-        if name not in known.artifacts:
-            known.artifacts.append(name)
-
-    def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
-        self._run(run).tags.update(tags)
-
-    def end_run(self, run: str, status: Status) -> None:
-        check_status(status)
-        self._run(run).status = status
-
-    def flush(self, timeout_s: float) -> bool:
-        return True
-
-    def close(self) -> None:
-        pass

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vitray.errors import TrackingError
-from vitray.tracking.delivery import Delivery
+from vitray.masking import masked, public
+from vitray.tracking.delivery import Delivery, finish, take_over
 from vitray.tracking.mlflow_client import brief
 from vitray.tracking.server import Server, UnavailableError
-from vitray.tracking.spool import Spool, folder_of, leftovers
+from vitray.tracking.spool import Spool, folder_of, forget_oldest, leftovers
 
 SYNC_EVERY_S = 0.2  # what a power cut may cost; a killed process costs nothing
 BACKOFF_S = (0.5, 5.0)  # first and longest pause while the server is away
@@ -89,6 +90,8 @@ class Uploader:
         if not any(thread.is_alive() for thread in self._threads):  # a hanging request still uses its spool
             with self._lock:
                 self._retire(everything=True)
+            with contextlib.suppress(OSError):
+                forget_oldest(self.spool_dir)
         return left
 
     def _snapshot(self) -> list[Delivery]:
@@ -138,20 +141,17 @@ class Uploader:
             self._adopted = True
 
     def _adopt(self, folder: Path) -> Delivery | None:
-        """Take over what an earlier process left behind. A living process keeps its spools locked; those stay its own.
+        """Take over what an earlier process left behind for this store. A living process keeps its spools locked; those
+        stay its own.
 
         Until it is delivered the spool counts as this process's, so that a run that resumes here goes on with it.
         """
         with contextlib.suppress(TrackingError, OSError), self._lock:
             if any(delivery.spool.folder == folder for delivery in self._deliveries.values()):
                 return None
-            spool = Spool(folder, wait_s=0.0)
-            records, _ = spool.read(0)
-            if not records or "run" not in records[0].body:
-                spool.remove() if spool.size == 0 else spool.close()
-                return None
-            delivery = Delivery(records[0].body["run"], spool, self._server)
-            self._deliveries[delivery.run] = delivery
+            delivery = take_over(folder, self._server)
+            if delivery is not None:
+                self._deliveries[delivery.run] = delivery
             return delivery
         return None
 
@@ -164,7 +164,7 @@ class Uploader:
             if self._in_use.get(run):
                 continue
             if delivery.finished:
-                delivery.spool.remove()
+                finish(delivery)
             elif everything or (run not in self._own and (self._failures or not delivery.pending)):
                 delivery.spool.close()
             else:
@@ -177,12 +177,12 @@ class Uploader:
         if self._failures == 1:
             logger.warning(
                 "MLflow at %s takes no reports (%s); the training goes on, they wait in %s",
-                self._server.tracking_uri,
-                brief(error),
+                public(self._server.tracking_uri),
+                masked(brief(error)),
                 self.spool_dir,
             )
 
     def _is_back(self) -> None:
         if self._failures:
-            logger.warning("MLflow at %s is back, and has everything that waited", self._server.tracking_uri)
+            logger.warning("MLflow at %s is back, and has everything that waited", public(self._server.tracking_uri))
         self._failures = 0

@@ -32,6 +32,7 @@ from vitray.train.precision import autocast
 from vitray.train.pretrained import begin_with_pretrained
 from vitray.train.ranks import Ranks, accumulating
 from vitray.train.report import Report, Reporter
+from vitray.train.system import SystemMeter
 
 _SHOW_EVERY_S = 0.5
 _LOOK_EVERY = 256  # steps of an epoch that may be a long one: so often its loss is looked at
@@ -62,6 +63,7 @@ def fit(
         compile_model(state.model, ranks.device.type)
     model = ranks.wrap(state.model)
     meter = Meter(ranks.device)
+    system = SystemMeter(ranks.device) if ranks.first else None
     # Retrained on train+val, or prepared without a val split, there is nothing to validate on.
     validates = config.split == "train" and feed.data.num_samples("val") > 0
     with closing(feed.train(progress.step, total)) as batches:  # type: ignore[type-var]  # a stream is a generator
@@ -82,6 +84,8 @@ def fit(
                 if step == total and ranks.first and wants_latency(experiment):
                     metrics["latency_ms"] = latency_ms(averaged_weights(state), experiment, ranks.device)
                 metrics["eval_s"] = meter.lap()
+                if system is not None:
+                    metrics |= system.read()
                 report = Report(step, step // per_epoch, metrics, first_step_at=meter.first_step_at)
                 progress = _advance(progress, report)
                 folder = store.save(state, progress, feed.package_info()) if ranks.first else None

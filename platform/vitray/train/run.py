@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitray import __version__
-from vitray.data.uri import public
 from vitray.errors import ConfigError, OutOfMemoryError, failure_class, nearest
 from vitray.experiment import Experiment
 from vitray.home import Home
+from vitray.masking import masked
 from vitray.overrides import to_yaml
-from vitray.tracking.tracker import Tracker
+from vitray.tracking.tracker import DatasetInput, Tracker
+from vitray.train.provenance import provenance
 from vitray.train.report import OnProgress, OnReport, Report
 from vitray.train.retry import after_out_of_memory, retry_note
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # Ray and torch: not needed to name a run
     from vitray.train.worker_group import WorkerGroup
 
 _FILE = "experiment.yaml"
-_VERSIONS = ("ray", "torch", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Run:
     experiment: Experiment
     fingerprint: str
     parent: str | None = None
+    dataset: DatasetInput | None = None
 
     def begin(self, tracker: Tracker, extra_tags: Mapping[str, str] | None = None) -> None:
         """Enter the run in the tracker (or find it there), with its config as an artifact."""
@@ -43,21 +43,23 @@ class Run:
             self.key,
             name=self.name,
             experiment=self.experiment.tracking.experiment,
-            params={k: _shown(v) for k, v in self.experiment.flat().items() if v is not None},
+            params={k: v for k, v in self.experiment.flat().items() if v is not None},
             tags={
                 "vitray.kind": self.kind,
                 "vitray.version": __version__,
                 "vitray.config_hash": self.experiment.identity,
                 "vitray.dataset_fingerprint": self.fingerprint,
-                **{f"version.{name}": importlib.metadata.version(name) for name in _VERSIONS},
+                **provenance(),
                 **(extra_tags or {}),
             },
             parent=self.parent,
         )
+        if self.dataset is not None:
+            tracker.log_input(self.key, self.dataset)
         self.write_config()
         shown = self.folder / "shown" / _FILE  # the one to go on with may hold a key to the data
         shown.parent.mkdir(exist_ok=True)
-        shown.write_text(public((self.folder / _FILE).read_text(encoding="utf-8")), encoding="utf-8")
+        shown.write_text(masked((self.folder / _FILE).read_text(encoding="utf-8")), encoding="utf-8")
         tracker.log_artifact(self.key, shown)
 
     def write_config(self) -> Path:
@@ -66,10 +68,6 @@ class Run:
         path = self.folder / _FILE
         path.write_text(to_yaml(self.experiment.model_dump(mode="json")), encoding="utf-8")
         return path
-
-
-def _shown(value: Any) -> Any:
-    return public(value) if isinstance(value, str) else value
 
 
 def train_run(

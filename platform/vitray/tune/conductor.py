@@ -158,7 +158,8 @@ class Conductor:
             # The tracker first: what the ledger has is not said again after a restart.
             self._guard(lambda: self.tracker.log_metrics(self._run(record), points, step=epoch, timestamp_ms=stamp))
             where = {"epoch": epoch, "step": int(result["step"])}
-            self.ledger.append("report", index, at=stamp / 1000, **where, metrics=metrics, **start)
+            kept = {key: value for key, value in metrics.items() if not key.startswith("system/")}
+            self.ledger.append("report", index, at=stamp / 1000, **where, metrics=kept, **start)
         self.display.update(self.records)
 
     def must_stop(self, index: int) -> bool:
@@ -305,7 +306,7 @@ class Conductor:
         self._guard(lambda: self.tracker.end_run(run, status))
 
     def _run(self, record: TrialRecord) -> str:
-        return f"{self.sweep.key}/{record.name}"  # as in Sweep.run_of, which builds the experiment too
+        return self.sweep.key_of(record.name)  # as in Sweep.run_of, which builds the experiment too
 
     @property
     def spent(self) -> bool:

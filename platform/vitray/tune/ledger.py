@@ -109,12 +109,14 @@ def _lines(path: Path) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
 def _apply(records: dict[int, TrialRecord], event: Mapping[str, Any]) -> TrialRecord:
     index = int(event["index"])
     if event["event"] == "trial":
+        repeats = event.get("repeats")
         records[index] = TrialRecord(
             index,
             event["name"],
             event["point"],
             kind=event.get("kind", "search"),
-            repeats=event.get("repeats"),
+            repeats=repeats,
+            of=records[repeats].name if repeats in records else None,
             values=event["values"],
         )
     else:

@@ -150,8 +150,7 @@ def _run_and_package(sweep: Sweep, best: TrialRecord, final: TrialRecord | None)
         run = sweep.run_of(final)
         package = CheckpointStore(run.folder / "checkpoints").newest()
     else:
-        experiment, key = sweep.experiment_of(best), f"{sweep.key}/final"
-        run = Run(key, "final", "final", sweep.folder / "final", experiment, sweep.fingerprint, sweep.key)
+        run = sweep.unchanged(best)
         package = CheckpointStore(trial_folder(sweep.folder, best) / "checkpoints").best()
     if package is None:
         raise TrainingError("left no checkpoint", where=str(run.folder), remedy="look at its error file, run it again")

@@ -18,9 +18,9 @@ class TrialRecord:
     """One trial: its point, how far it got, and what it scored at each epoch.
 
     ``kind``: one that searches, one that ``repeats`` (the index of) a finalist with another seed, or the final
-    retraining of the trial ``repeats``. ``values``: every config key that is not the sweep's own; the point is part of
-    them, with PBT as they are now (and as ``first_point`` at the beginning). A report has ``epoch``, ``step``, ``at``
-    (Unix time) and metrics.
+    retraining of the trial ``repeats``; ``of`` is the name of that trial. ``values``: every config key that is not the
+    sweep's own; the point is part of them, with PBT as they are now (and as ``first_point`` at the beginning). A report
+    has ``epoch``, ``step``, ``at`` (Unix time) and metrics.
     ``spans``: Unix times at which a group began with the trial and let go of it, one a start; the last has no end while
     it runs. ``ended_by``: who stopped it before its last epoch: the scheduler's name, or ``budget``. ``changes``: PBT's
     exploits, with ``epoch``, ``donor`` (index) and the new ``point``. ``retries``: what was changed after a failure to
@@ -32,6 +32,7 @@ class TrialRecord:
     point: Mapping[str, Any]
     kind: Kind = "search"
     repeats: int | None = None
+    of: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     status: Status = "pending"
     epoch: int = 0
@@ -109,7 +110,7 @@ _METRICS = ("lr", "images_per_s", "data_wait", "damaged_rows", "epoch_s", "eval_
 def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
     """The metrics in one of Tune's results, which holds much else."""
     numbers = {k: v for k, v in result.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    return {k: float(v) for k, v in numbers.items() if k.startswith(("train/", "val/")) or k in _METRICS}
+    return {k: float(v) for k, v in numbers.items() if k.startswith(("train/", "val/", "system/")) or k in _METRICS}
 
 
 def ranked(trials: Iterable[TrialRecord], metric: str, mode: str) -> list[TrialRecord]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from vitray.errors import ConfigError, nearest
 from vitray.experiment import Experiment
+from vitray.tracking.tracker import DatasetInput
 from vitray.train.run import Run
 from vitray.tune.keys import changed
 from vitray.tune.ledger import is_running, read_records
@@ -32,21 +33,34 @@ class Sweep:
     folder: Path
     plan: SweepPlan
     fingerprint: str
+    dataset: DatasetInput | None = None
 
     @property
     def run(self) -> Run:
         """The sweep's own entry in the tracker, above its trials."""
-        return Run(self.key, self.name, "sweep", self.folder, self.plan.experiment, self.fingerprint)
+        experiment = self.plan.experiment
+        return Run(self.key, self.name, "sweep", self.folder, experiment, self.fingerprint, dataset=self.dataset)
 
     def experiment_of(self, record: TrialRecord) -> Experiment:
         """What a trial trains, as it stands now."""
         return changed(self.plan.experiment, record.values)
 
     def run_of(self, record: TrialRecord) -> Run:
-        """A trial's entry in the tracker, below the sweep's."""
+        """A trial's entry in the tracker: below the sweep's, or, where it trains a trial anew, below that trial's."""
         kind = {"search": "trial"}.get(record.kind, record.kind)
         folder, experiment = trial_folder(self.folder, record), self.experiment_of(record)
-        return Run(f"{self.key}/{record.name}", record.name, kind, folder, experiment, self.fingerprint, self.key)
+        return self._run(record.name, kind, folder, experiment, self.key_of(record.of) if record.of else self.key)
+
+    def unchanged(self, record: TrialRecord) -> Run:
+        """The entry of a winner that is not trained anew, below its trial's: where its test score and pictures go."""
+        return self._run("final", "final", self.folder / "final", self.experiment_of(record), self.key_of(record.name))
+
+    def key_of(self, name: str) -> str:
+        """A trial's key in the tracker."""
+        return f"{self.key}/{name}"
+
+    def _run(self, name: str, kind: str, folder: Path, experiment: Experiment, parent: str) -> Run:
+        return Run(self.key_of(name), name, kind, folder, experiment, self.fingerprint, parent, self.dataset)
 
 
 def trial_folder(sweep: Path, record: TrialRecord) -> Path:

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import pyarrow.fs as pafs
 
 from vitray.data.shards import locate
-from vitray.data.uri import public
 from vitray.errors import DataError
+from vitray.masking import public
 
 _READERS = 8  # at a remote place: threads there wait for the network, not for a core
 

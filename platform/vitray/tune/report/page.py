@@ -9,8 +9,8 @@ import os
 import time
 from pathlib import Path
 
-from vitray.data.uri import public
 from vitray.errors import VitrayError
+from vitray.masking import public
 from vitray.plots.drawing import stacked
 from vitray.plots.svg import stylesheet
 from vitray.tune.report import charts, sections_runs, sections_search, sections_winner, time_charts, words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from vitray.data.uri import public
+from vitray.masking import public
 from vitray.tune.report import charts, time_charts, words
 from vitray.tune.report.html import Markup, element, joined, table
 from vitray.tune.report.sections_search import drawn

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from vitray.data.uri import public
+from vitray.masking import public
 from vitray.plots.scales import number
 from vitray.tune.record import TrialRecord
 
