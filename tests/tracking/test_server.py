@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mlflow_server import MlflowServer
 from mlflow_view import look
 
 from vitray.tracking import MlflowTracker, registry
@@ -21,55 +14,11 @@ from vitray.tracking import MlflowTracker, registry
 RUN = "sweep/t1"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class MlflowServer:
-    """``mlflow server`` on a port that it keeps when it is stopped and started again."""
-
-    def __init__(self, database: Path) -> None:
-        self.port = free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._database = database
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        store = ["--backend-store-uri", f"sqlite:///{self._database}"]
-        store += ["--artifacts-destination", str(self._database.parent / "remote")]
-        address = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with (self._database.parent / "server.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", "server", *store, *address],
-                env=environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.1)
-        raise AssertionError((self._database.parent / "server.log").read_text())
-
-    def stop(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-
 @pytest.fixture
 def server(home: Path) -> Iterator[MlflowServer]:
-    made = MlflowServer(home / "mlflow.db")
+    made = MlflowServer(home, f"sqlite:///{home}/mlflow.db")
     yield made
-    made.stop()
+    made.kill()
 
 
 @pytest.mark.slow

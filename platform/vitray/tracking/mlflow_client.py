@@ -6,12 +6,15 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vitray.errors import TrackingError
+from vitray.masking import public
+from vitray.tracking.denial import denial
 
 # Seconds to wait for a connection and for an answer, and no hidden retries: MLflow's own defaults hold a caller for
 # about four minutes when a server is dead, and repeat POSTs that may have succeeded. Who calls us retries, knowing
@@ -99,8 +102,8 @@ def prepare_store(tracking_uri: str, artifact_root: Path | None = None) -> None:
         if "out-of-date database schema" in str(error):
             raise TrackingError(
                 "this database was made by another MLflow version",
-                where=tracking_uri,
-                remedy=f"back it up, then run: mlflow db upgrade {tracking_uri}",
+                where=public(tracking_uri),
+                remedy=f"back it up, then run: mlflow db upgrade {public(tracking_uri)}",
             ) from None
         raise unreachable(tracking_uri, error) from None
     except Exception as error:  # SQLAlchemy's and the driver's errors, of which there are many
@@ -108,19 +111,27 @@ def prepare_store(tracking_uri: str, artifact_root: Path | None = None) -> None:
     _prepared.add(tracking_uri)
 
 
+_PHRASES = ("connection refused", "timed out", "name or service not known", "no route to host", "connection reset")
+_HTTP_ERROR = re.compile(r"too many (\d+) error responses|failed with error code (\d+)|^(\d+) \w+ Error: ")
+
+
 def brief(error: BaseException | str) -> str:
-    """The cause in a few words: what the network said where it is known, else the first line."""
-    text = str(error).strip()
-    for phrase in ("connection refused", "timed out", "name or service not known", "no route to host"):
+    """The cause in a few words: what the network said where it is known, else the first line. No credentials in it."""
+    text = public(str(error).strip())
+    for phrase in _PHRASES:
         if phrase in text.lower():
             return phrase
+    if "Remote end closed connection" in text:
+        return "the connection broke off"
+    if found := _HTTP_ERROR.search(text):
+        return f"it answers with HTTP error {next(filter(None, found.groups()))}"
     return (text.splitlines() or [type(error).__name__])[0][:300]
 
 
 def unreachable(tracking_uri: str, error: Exception) -> TrackingError:
     """The error for a store that does not answer."""
     remedy = "start the server or correct MLFLOW_TRACKING_URI" if is_server(tracking_uri) else "check the database"
-    return TrackingError(f"the MLflow store does not answer: {brief(error)}", where=tracking_uri, remedy=remedy)
+    return TrackingError(f"the MLflow store does not answer: {brief(error)}", where=public(tracking_uri), remedy=remedy)
 
 
 @contextlib.contextmanager
@@ -131,9 +142,11 @@ def asking(tracking_uri: str) -> Iterator[None]:
     except TrackingError:
         raise
     except Exception as error:
+        if said := denial(tracking_uri, error):
+            raise said from error
         code = getattr(error, "error_code", "")
-        if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
+        if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"):
             what = brief(error).removeprefix(f"{code}: ")
-            remedy = "check your credentials" if code == "PERMISSION_DENIED" else "correct the request"
-            raise TrackingError(f"MLflow refused: {what}", where=tracking_uri, remedy=remedy) from error
+            where = public(tracking_uri)
+            raise TrackingError(f"MLflow refused: {what}", where=where, remedy="correct the request") from error
         raise unreachable(tracking_uri, error) from error

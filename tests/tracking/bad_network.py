@@ -1,0 +1,92 @@
+"""A proxy in front of a real MLflow server that does to chosen requests what networks do."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+# What happens to a request, by its method and path: "pass"; a status that is answered instead; seconds by which the
+# answer comes late; "lose": the server gets the request, and its answer never arrives.
+Rule = Callable[[str, str], str | int | float]
+
+
+class BadNetwork:
+    """Forwards requests to 127.0.0.1:port as ``rule`` says; counts what it forwarded and what it spoilt."""
+
+    def __init__(self, port: int) -> None:
+        self.rule: Rule = lambda method, path: "pass"
+        self.forwarded: list[str] = []
+        self.spoilt = 0
+        network = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                rule = network.rule(self.command, self.path)
+                if rule != "pass":
+                    network.spoilt += 1
+                if isinstance(rule, int):
+                    self._say(rule, b"<html>the proxy is in trouble</html>", "text/html")
+                    return
+                if isinstance(rule, float):
+                    time.sleep(rule)
+                upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+                # The host as the server knows itself: it refuses others. Its port differs from ours.
+                headers = {**self.headers, "Host": f"127.0.0.1:{port}", "Connection": "close"}
+                upstream.request(self.command, self.path, body, headers)
+                reply = upstream.getresponse()
+                content = reply.read()
+                upstream.close()
+                network.forwarded.append(f"{self.command} {self.path.partition('?')[0]}")
+                if rule == "lose":
+                    self.close_connection = True
+                    self.connection.close()
+                    return
+                self._say(reply.status, content, reply.headers.get("Content-Type", "text/plain"))
+
+            def _say(self, status: int, content: bytes, kind: str) -> None:
+                with contextlib.suppress(OSError):  # the client may have lost its patience
+                    self.send_response(status)
+                    self.send_header("Content-Type", kind)
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.uri = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[BadNetwork]:
+        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+            thread.join()
+
+
+def first(times: int, match: str, what: str | int | float) -> Rule:
+    """The rule that spoils the first ``times`` requests whose "METHOD path" contains ``match``."""
+    left = [times]
+
+    def rule(method: str, path: str) -> str | int | float:
+        if left[0] and match in f"{method} {path}":
+            left[0] -= 1
+            return what
+        return "pass"
+
+    return rule
