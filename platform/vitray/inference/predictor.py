@@ -13,6 +13,7 @@ import torch
 
 from vitray.data import decode
 from vitray.errors import DataError, ResourceError
+from vitray.inference.pixels import pixels_of
 from vitray.models import VisionTransformer
 from vitray.models.package import PackageInfo, load_package
 from vitray.models.preprocess import normalise
@@ -112,10 +113,10 @@ class Predictor:
 def _pixels(image: Any, channels: int) -> decode.Image:
     """uint8 (H, W, channels) of whatever an image was given as. Raises DataError."""
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return decode.decode(bytes(image), channels)
+        return pixels_of(bytes(image), channels)
     if isinstance(image, (str, Path)):
         try:
-            return decode.decode(Path(image).read_bytes(), channels)
+            return pixels_of(Path(image).read_bytes(), channels)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name; DataError is one too
             if isinstance(error, DataError):
                 raise

@@ -13,8 +13,8 @@ from vitray.data.sources.columns import LABEL_NAMES, PATH_NAMES, SPLIT_NAME, che
 from vitray.data.sources.files import Files, printable, problem, read_all, resolve
 from vitray.data.sources.source import Chunk, Item, Splits
 from vitray.data.sources.splits import KNOWN, split_named
-from vitray.data.uri import public
 from vitray.errors import DataError
+from vitray.masking import public
 
 _ROWS = 32  # a chunk
 
@@ -36,11 +36,19 @@ class Listing:
     class_names: ClassVar[None] = None
 
     def __init__(
-        self, folder: Files, file: str, splits: Splits, path_column: str | None, label_column: str | None
+        self,
+        folder: Files,
+        file: str,
+        splits: Splits,
+        path_column: str | None,
+        label_column: str | None,
+        *,
+        labelled: bool = True,
     ) -> None:
+        """Without ``labelled`` a label is used where there is one and may be missing."""
         self.name = folder.show(file)
         self._folder, self._file, self._by_column = folder, file, splits == "folders"
-        self._path_column, self._label_column = path_column, label_column
+        self._path_column, self._label_column, self._labelled = path_column, label_column, labelled
 
     def chunks(self) -> list[Chunk]:
         """Some rows each. Raises DataError: not a table, no such columns, no rows."""
@@ -72,7 +80,7 @@ class Listing:
         return files.read(path)
 
     def _lacks(self, path: str | None, label: Any, split: str | None, number: int) -> str | None:
-        if not path or label is None:
+        if not path or (label is None and self._labelled):
             return f"row {number} has no {'label' if path else 'path'}"
         if self._by_column and split_named(split or "") is None:
             return f"row {number}: split {split!r} is none of {KNOWN}"
@@ -89,17 +97,19 @@ class Listing:
                 raise
             what = problem(error) if isinstance(error, OSError) else str(error).partition("\n")[0]
             raise DataError(what, where=self.name, remedy="mend the listing: UTF-8 text with a header line") from None
-        for column in (path, label):
+        for column in (path, label) if label else (path,):
             kind = table.schema.field(column).type
             if pa.types.is_nested(kind):
                 raise DataError(f"column {column!r} holds {kind}", where=self.name, remedy="name one of plain values")
         texts = [text.strip() if text else None for text in table[path].cast(pa.string()).to_pylist()]
-        kind = table.schema.field(label).type
-        labels = table[label].to_pylist() if pa.types.is_integer(kind) else labels_in(table[label].cast(pa.string()))
+        labels: list[Any] = [None] * len(texts)
+        if label:
+            whole = pa.types.is_integer(table.schema.field(label).type)
+            labels = table[label].to_pylist() if whole else labels_in(table[label].cast(pa.string()))
         splits = table[SPLIT_NAME].cast(pa.string()).to_pylist() if self._by_column else [None] * len(texts)
         return texts, labels, splits
 
-    def _csv(self, file: Any) -> tuple[pa.Table, str, str]:
+    def _csv(self, file: Any) -> tuple[pa.Table, str, str | None]:
         delimiter = "\t" if self._file.lower().endswith(".tsv") else ","
         parse = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
         columns = pacsv.open_csv(file, parse_options=parse).schema.names
@@ -109,15 +119,18 @@ class Listing:
         convert = pacsv.ConvertOptions(include_columns=used, column_types=dict.fromkeys(used, pa.string()))
         return pacsv.read_csv(file, parse_options=parse, convert_options=convert), path, label
 
-    def _parquet(self, file: Any) -> tuple[pa.Table, str, str]:
+    def _parquet(self, file: Any) -> tuple[pa.Table, str, str | None]:
         with pq.ParquetFile(file) as parquet:
             path, label, used = self._columns(parquet.schema_arrow.names)
-            check_labels(parquet.schema_arrow.field(label).type, label, self.name)
+            if label:
+                check_labels(parquet.schema_arrow.field(label).type, label, self.name)
             return parquet.read(columns=used), path, label
 
-    def _columns(self, columns: list[str]) -> tuple[str, str, list[str]]:
+    def _columns(self, columns: list[str]) -> tuple[str, str | None, list[str]]:
         path = choose(columns, self._path_column, PATH_NAMES, "path", self.name)
-        label = choose(columns, self._label_column, LABEL_NAMES, "label", self.name)
+        label: str | None = None
+        if self._labelled or self._label_column or {name.strip().lower() for name in columns} & set(LABEL_NAMES):
+            label = choose(columns, self._label_column, LABEL_NAMES, "label", self.name)
         if self._by_column and SPLIT_NAME not in columns:
             there = ", ".join(columns)
             raise DataError(
@@ -125,4 +138,5 @@ class Listing:
                 where=self.name,
                 remedy="add one that says train, val or test, or leave out --splits folders",
             )
-        return path, label, [path, label, *([SPLIT_NAME] if self._by_column else [])]
+        used = [path, *([label] if label else []), *([SPLIT_NAME] if self._by_column else [])]
+        return path, label, used

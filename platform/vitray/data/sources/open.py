@@ -12,8 +12,8 @@ from vitray.data.sources.files import Files
 from vitray.data.sources.folder import ClassFolder
 from vitray.data.sources.source import Source, Splits
 from vitray.data.sources.synthetic import Synthetic
-from vitray.data.uri import public
 from vitray.errors import DataError, nearest
+from vitray.masking import public
 
 FORMS = (
     "builtin:digits",
@@ -26,7 +26,7 @@ FORMS = (
 )
 _REMEDY = "a source is one of these, on disk or behind a URI such as s3://:\n     " + "\n     ".join(FORMS)
 _TABLES = (".csv", ".tsv")
-_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp"})
 
 
 def open_source(
@@ -36,6 +36,7 @@ def open_source(
     path_column: str | None = None,
     label_column: str | None = None,
     image_column: str | None = None,
+    labelled: bool = True,
 ) -> Source:
     """The source that ``spec`` names, a local path or any pyarrow.fs URI; see :data:`FORMS`.
 
@@ -45,6 +46,7 @@ def open_source(
         path_column: of a listing; found by its usual names when None.
         label_column: of a listing or Parquet, likewise.
         image_column: of Parquet with images inside, likewise.
+        labelled: False takes images without a label too, from any table or tar file.
 
     Raises:
         DataError: nothing that can be a source; lists the forms one can take. Options that this source has not.
@@ -61,14 +63,14 @@ def open_source(
         folder = Files(parent)
         if folder.kind() != "folder":
             _unknown("is in no folder that is there", spec)
-        return _tars(folder, matches(folder, name), splits, folder.show(name))
+        return _tars(folder, matches(folder, name), splits, folder.show(name), labelled)
     files = Files(spec)
     kind = files.kind()
     if kind is None:
         _unknown("there is no such source", spec)
     if kind == "file":
-        return _file(Files(parent), name, splits, columns)
-    return _folder(files, splits, columns)
+        return _file(Files(parent), name, splits, columns, labelled)
+    return _folder(files, splits, columns, labelled)
 
 
 def _named(spec: str, splits: Splits) -> Source:
@@ -85,46 +87,47 @@ def _named(spec: str, splits: Splits) -> Source:
     raise DataError("there is no such built-in source", where=spec, remedy=remedy)
 
 
-def _file(folder: Files, name: str, splits: Splits, columns: dict[str, str | None]) -> Source:
+def _file(folder: Files, name: str, splits: Splits, columns: dict[str, str | None], labelled: bool) -> Source:
     lower = name.lower()
     if lower.endswith(".tar"):
         _refuse(columns, folder.show(name))
-        return _tars(folder, [name], splits, folder.show(name))
+        return _tars(folder, [name], splits, folder.show(name), labelled)
     if lower.endswith(_TABLES):
         _refuse(columns, folder.show(name), "path", "label")
     elif lower.endswith(".parquet"):
         if columns["path"] is None and _holds_images(folder, name, columns["image"]):
-            return _parquet(folder, [name], splits, columns, single=True)
+            return _parquet(folder, [name], splits, columns, single=True, labelled=labelled)
         _refuse(columns, folder.show(name), "path", "label")
     else:
         _unknown("is a file of no kind that can be a source", folder.show(name))
     from vitray.data.sources.listing import Listing
 
-    return Listing(folder, name, splits, columns["path"], columns["label"])
+    return Listing(folder, name, splits, columns["path"], columns["label"], labelled=labelled)
 
 
-def _folder(files: Files, splits: Splits, columns: dict[str, str | None]) -> Source:
-    kind = _kind_of_files(files)
+def _folder(files: Files, splits: Splits, columns: dict[str, str | None], labelled: bool) -> Source:
+    kind = kind_of_files(files)
     if kind == ".tar":
         _refuse(columns, files.name)
-        return _tars(files, [path for path in files.below() if path.lower().endswith(".tar")], splits, files.name)
+        paths = [path for path in files.below() if path.lower().endswith(".tar")]
+        return _tars(files, paths, splits, files.name, labelled)
     if kind == ".parquet":
         if "manifest.json" in files.entries()[1]:
             raise DataError("is a prepared dataset already", where=files.name, remedy="train on it as it is")
         paths = [path for path in files.below() if path.lower().endswith(".parquet")]
-        return _parquet(files, paths, splits, columns, single=False)
+        return _parquet(files, paths, splits, columns, single=False, labelled=labelled)
     _refuse(columns, files.name)
     return ClassFolder(files, splits)
 
 
-def _kind_of_files(files: Files) -> str:
+def kind_of_files(files: Files) -> str:
     """What a folder holds, by its first files on the way down: ".tar", ".parquet" or "" (images in class folders)."""
     folders, plain = files.entries()
     path, top, depth = "", _container(plain), 0
     while folders and depth < 32:  # links can go in circles
         path, depth = f"{path}/{folders[0]}".lstrip("/"), depth + 1
         folders, plain = files.entries(path)
-    has_images = any(PurePosixPath(name).suffix.lower() in _IMAGES for name in plain)
+    has_images = any(PurePosixPath(name).suffix.lower() in IMAGES for name in plain)
     return _container(plain) or ("" if has_images else top)
 
 
@@ -132,22 +135,22 @@ def _container(names: list[str]) -> str:
     """The kind of the tar or Parquet files among ``names``, unless there are more images than those beside them."""
     count = Counter(PurePosixPath(name).suffix.lower() for name in names)
     most = max((".tar", ".parquet"), key=lambda suffix: count[suffix])
-    return most if count[most] and count[most] >= sum(count[suffix] for suffix in _IMAGES) else ""
+    return most if count[most] and count[most] >= sum(count[suffix] for suffix in IMAGES) else ""
 
 
 def _parquet(
-    folder: Files, paths: list[str], splits: Splits, columns: dict[str, str | None], *, single: bool
+    folder: Files, paths: list[str], splits: Splits, columns: dict[str, str | None], *, single: bool, labelled: bool
 ) -> Source:
     from vitray.data.sources.parquet import EmbeddedParquet
 
     _refuse(columns, folder.name, "image", "label")
-    return EmbeddedParquet(folder, paths, splits, columns["image"], columns["label"], single=single)
+    return EmbeddedParquet(folder, paths, splits, columns["image"], columns["label"], single=single, labelled=labelled)
 
 
-def _tars(folder: Files, paths: list[str], splits: Splits, name: str) -> Source:
+def _tars(folder: Files, paths: list[str], splits: Splits, name: str, labelled: bool) -> Source:
     from vitray.data.sources.tars import WebDataset
 
-    return WebDataset(folder, paths, splits, name)
+    return WebDataset(folder, paths, splits, name, labelled=labelled)
 
 
 def _holds_images(folder: Files, name: str, image_column: str | None) -> bool:

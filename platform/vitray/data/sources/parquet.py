@@ -20,6 +20,7 @@ from vitray.errors import DataError
 
 _OPENERS = 16
 _BATCH = 32  # images decompressed at a time
+_BUFFER = 2**20  # bytes of a column asked for at a time
 
 
 class EmbeddedParquet:
@@ -44,8 +45,12 @@ class EmbeddedParquet:
         label_column: str | None,
         *,
         single: bool,
+        labelled: bool = True,
     ) -> None:
-        """``paths`` of the files below ``folder``; ``single``: the source is one file, not the folder."""
+        """``paths`` of the files below ``folder``; ``single``: the source is one file, not the folder.
+
+        Without ``labelled`` a label is used where there is one and may be missing.
+        """
         self.name = folder.show(paths[0]) if single else folder.name
         self._folder, self._paths, self._by_name = folder, paths, splits == "folders"
         schema = footer(folder, paths[0])[0]
@@ -53,7 +58,10 @@ class EmbeddedParquet:
         only = image_column or (bytes_columns[0] if len(bytes_columns) == 1 else None)
         where = folder.show(paths[0])
         self._image = choose(schema.names, only, IMAGE_NAMES, "image", where)
-        self._label = choose(schema.names, label_column, LABEL_NAMES, "label", where)
+        self._label: str | None = None
+        if labelled or label_column or _has_labels(schema):
+            self._label = choose(schema.names, label_column, LABEL_NAMES, "label", where)
+        self._labelled = labelled
         self.class_names = _class_names(schema, self._label)
 
     def chunks(self) -> list[Chunk]:
@@ -75,14 +83,17 @@ class EmbeddedParquet:
     def items(self, chunk: Chunk) -> Iterator[Item]:
         path, group, row, split = chunk.place
         names = self.class_names
-        columns = [self._image, self._label]
+        columns = [self._image, *([self._label] if self._label else [])]
         try:
-            with self._folder.open(path) as file, pq.ParquetFile(file) as parquet:
+            # Buffered: else all images of a row group would be in memory at once, and some are written as one group.
+            with self._folder.open(path) as file, pq.ParquetFile(file, buffer_size=_BUFFER) as parquet:
                 for batch in parquet.iter_batches(_BATCH, row_groups=[group], columns=columns):
                     images = self._images(batch.column(self._image), path)
-                    labels = batch.column(self._label).to_pylist()
+                    labels = batch.column(self._label).to_pylist() if self._label else [None] * len(batch)
                     for (data, why), label in zip(images, labels, strict=True):
-                        if why is None and (label is None or label == ""):
+                        if not self._labelled and (label is None or (names and not 0 <= label < len(names))):
+                            label = ""
+                        elif why is None and (label is None or label == ""):
                             why = "has no label"
                         elif why is None and names is not None and not 0 <= label < len(names):
                             why = f"label {label} is none of the {len(names)} classes"
@@ -112,7 +123,8 @@ class EmbeddedParquet:
     def _check(self, schema: pa.Schema, path: str) -> None:
         where = self._folder.show(path)
         for column in (self._image, self._label):
-            choose(schema.names, column, (), "image", where)
+            if column:
+                choose(schema.names, column, (), "image", where)
         kind = schema.field(self._image).type
         if not is_bytes(kind):
             raise DataError(
@@ -120,7 +132,8 @@ class EmbeddedParquet:
                 where=where,
                 remedy="name another column with --image-column, or the column of their paths with --path-column",
             )
-        check_labels(schema.field(self._label).type, self._label, where)
+        if self._label:
+            check_labels(schema.field(self._label).type, self._label, where)
         if _class_names(schema, self._label) != self.class_names:
             raise DataError(
                 f"names its classes otherwise than {self._paths[0]} does",
@@ -153,9 +166,19 @@ def _beside(folder: str, file: str) -> str:
     return file if not folder or file.startswith("/") or "://" in file else f"{folder}/{file}"
 
 
-def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
+def _has_labels(schema: pa.Schema) -> bool:
+    """Whether labels are found without being asked for: a column called so may hold anything."""
+    try:
+        label = choose(schema.names, None, LABEL_NAMES, "label", "")
+        check_labels(schema.field(label).type, label, "")
+    except DataError:
+        return False
+    return True
+
+
+def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...] | None:
     """The names that Hugging Face datasets keep in a file's metadata, when the labels are numbers."""
-    if not pt.is_integer(schema.field(label).type):
+    if label is None or not pt.is_integer(schema.field(label).type):
         return None
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]

@@ -49,9 +49,10 @@ class WebDataset:
     rereads: ClassVar[bool] = True  # an uncompressed tar holds every image at a known place
     class_names: ClassVar[None] = None
 
-    def __init__(self, folder: Files, paths: list[str], splits: Splits, name: str) -> None:
-        """``paths`` of the tar files below ``folder``."""
+    def __init__(self, folder: Files, paths: list[str], splits: Splits, name: str, *, labelled: bool = True) -> None:
+        """``paths`` of the tar files below ``folder``. Without ``labelled`` a sample may have no label."""
         self.name, self._folder, self._paths, self._by_name = name, folder, paths, splits == "folders"
+        self._labelled = labelled
 
     def chunks(self) -> list[Chunk]:
         """A tar file each. Raises DataError: a file whose split is asked for and unknown."""
@@ -63,7 +64,7 @@ class WebDataset:
         path, split = chunk.place
         try:
             with self._folder.open(path) as raw:
-                yield from _Reader(path, split).items(raw)
+                yield from _Reader(path, split, labelled=self._labelled).items(raw)
         except (tarfile.TarError, OSError, DataError) as error:
             what = problem(error) if isinstance(error, OSError | DataError) else f"damaged or truncated tar: {error}"
             raise DataError(what, where=self._folder.show(path), remedy="fetch or write this archive again") from None
@@ -78,8 +79,8 @@ class WebDataset:
 class _Reader:
     """One archive, from its first byte to its last; one sample in memory at a time."""
 
-    def __init__(self, path: str, split: str | None) -> None:
-        self._path, self._split = path, split
+    def __init__(self, path: str, split: str | None, *, labelled: bool) -> None:
+        self._path, self._split, self._labelled = path, split, labelled
         self._seen: set[str] = set()
         self._key, self._parts, self._problem = "", dict[str, tuple[bytes, int]](), ""
 
@@ -130,7 +131,7 @@ class _Reader:
         key = self._unique(key, min((at for _, at in parts.values()), default=0))
         if not why and len(images) != 1:
             why = f"has more than one image ({', '.join(images)})" if images else "has no image"
-        if why or unreadable:
+        if why or (unreadable and self._labelled):
             yield self._refused(key, why or unreadable, label)
             return
         data, at = parts[images[0]]
