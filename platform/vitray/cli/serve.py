@@ -62,11 +62,13 @@ def serve(
     GET  /model  /metrics  /healthz  /readyz
     """
     _check_extra()
-    from vitray.inference.serving import server, versions
+    from vitray.inference.serving import versions
 
     version = versions.find(model)
     if version.number is None:
         versions.read(version)  # that a folder holds no model is better told before Ray starts
+    from vitray.inference.serving import server
+
     with server.bind(host, port) as listening, _interruptible():
         port = listening.getsockname()[1]
         note(f"starting Ray and loading {version.label} ...")
@@ -79,13 +81,11 @@ def serve(
         with suppress(KeyboardInterrupt), connect(address) as cluster:
             wanted = Replicas(replicas, device, threads or threads_for(cluster, replicas), max_batch)
             with deployed(cluster, wanted, port) as backend:
-                asyncio.run(
-                    answer(model, version, backend, listening, options, ready=_welcome(model, host, port), say=note)
-                )
+                asyncio.run(answer(model, version, backend, listening, options, ready=_welcome(host, port), say=note))
     note("stopped")
 
 
-def _welcome(model: str, host: str, port: int) -> Callable[[Loaded], None]:
+def _welcome(host: str, port: int) -> Callable[[Loaded], None]:
     def ready(loaded: Loaded) -> None:
         url = f"http://{_shown(host)}:{port}"
         version = loaded.version

@@ -60,7 +60,7 @@ async def read(request: Request, max_bytes: int) -> Asked:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     top_k: Any = query.get("top_k", TOP_K)
     if kind not in (*_IMAGE_TYPES, "application/json", "multipart/form-data"):
-        what = f"content type {kind[:80]!r}" if kind else "the request has no content type"
+        what = f"content type {kind[:80]!r} is not taken" if kind else "the request has no content type"
         raise RefusalError(
             415, what, "send image/png or image/jpeg (curl -H 'Content-Type: image/png'), a form with files, or JSON"
         )

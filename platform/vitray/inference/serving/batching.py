@@ -74,8 +74,12 @@ class Batcher:
         items = [_Item(image, top_k, loop.create_future()) for image in images]
         self._waiting.extend(items)
         self._schedule(loop)
-        await asyncio.wait([item.answer for item in items])  # all, so that no exception goes unnoticed
-        return [item.answer.result() for item in items]
+        # All of them, so that no exception goes unnoticed; a client that goes away cancels its own.
+        answers = await asyncio.gather(*(item.answer for item in items), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return [answer for answer in answers if isinstance(answer, Answer)]
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let go in the loop's next round: requests that came in the same round leave together."""

@@ -1,0 +1,260 @@
+"""``vitray serve`` as it is started by a person: real HTTP, a promotion and a death under load, a browser, Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from browser import Browser
+from served_models import CLASSES, Models, encoded
+
+from vitray.inference import Predictor
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+_MARK = "VITRAY_TEST_SERVE"
+_START_S, _STOP_S, _CHANGE_S = 120.0, 60.0, 90.0
+
+
+class Served:
+    """A running server, the registry that it follows, and every image's answer by each version."""
+
+    def __init__(self, url: str, models: Models, mark: str, log: Path) -> None:
+        self.url, self.models, self._mark, self.log = url, models, mark, log
+        self.images = encoded()
+        self.expected = {
+            label: [
+                (p.label, pytest.approx(p.probability, abs=1e-5)) for p in Predictor.load(package).predict(self.images)
+            ]
+            for label, package in models.packages.items()
+        }
+
+    def get(self, route: str) -> str:
+        with urllib.request.urlopen(self.url + route, timeout=30) as said:
+            return str(said.read().decode())
+
+    def predict(self, number: int) -> dict[str, Any]:
+        """Ask for one image; its answer must be the one of the version that says it answered."""
+        kind = "image/jpeg" if number % 2 else "image/png"
+        request = urllib.request.Request(
+            f"{self.url}/predict", self.images[number], {"Content-Type": kind, "Connection": "close"}
+        )
+        with urllib.request.urlopen(request, timeout=120) as said:
+            answer: dict[str, Any] = json.load(said)
+        (row,) = answer["predictions"]
+        assert (row["label"], row["probability"]) == self.expected[answer["model"]][number]
+        return answer
+
+    def processes(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(_MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def metric(self, name: str) -> float:
+        return next(float(line.split()[-1]) for line in self.get("/metrics").splitlines() if line.startswith(name))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """``vitray serve models:/signs@champion``; at the end Ctrl-C must end all of it."""
+    folder = tmp_path_factory.mktemp("serve")
+    models = Models(folder / "home")
+    models.add(alias="champion")
+    models.add()
+    mark = secrets.token_hex(8)
+    ours = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "VITRAY_", "MLFLOW_"))}
+    command = [
+        sys.executable,
+        "-m",
+        "vitray.cli",
+        "serve",
+        "models:/signs@champion",
+        "--port",
+        "0",
+        "--reload-s",
+        "0.2",
+    ]
+    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**ours, "VITRAY_HOME": str(models.home), _MARK: mark},
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + _START_S
+    while not (url := (folder / "out").read_text().strip()):
+        running = process.poll() is None and time.monotonic() < deadline
+        assert running, (folder / "err").read_text()
+        time.sleep(0.1)
+    found = Served(url, models, mark, folder / "err")
+    try:
+        yield found
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all that belongs to the command
+        assert process.wait(_STOP_S) == 0
+        _, left = psutil.wait_procs(found.processes(), timeout=15)
+        assert left == []
+        said = found.log.read_text()
+        assert said.splitlines()[-1] == "stopped"
+        assert "Traceback" not in said
+        # What the person at the terminal reads: the few lines that this command prints, and none of Ray's.
+        assert len(said.splitlines()) < 20
+        with pytest.raises(urllib.error.URLError):
+            found.get("/healthz")
+    finally:
+        for left_over in found.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left_over.kill()
+        process.wait()
+
+
+@pytest.fixture
+def champion_is_1(served: Served) -> None:
+    served.models.promote(1)
+    _until(lambda: json.loads(served.get("/readyz"))["model"] == "signs/1")
+
+
+def _until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _CHANGE_S
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def load(served: Served, clients: int) -> Iterator[list[str]]:
+    """Clients that ask without a pause while the block runs: every answer must be right. Yields who answered, in order
+    of the answers."""
+    answered: list[str] = []
+    enough = threading.Event()
+
+    def client(number: int) -> None:
+        while not enough.is_set():
+            answered.append(served.predict(number % len(served.images))["model"])
+
+    with ThreadPoolExecutor(clients) as pool:
+        asking = [pool.submit(client, number) for number in range(clients)]
+        try:
+            yield answered
+        finally:
+            enough.set()
+        for one in asking:
+            one.result()
+
+
+@pytest.mark.usefixtures("champion_is_1")
+def test_many_clients_share_batches_and_each_gets_its_own_answer(served: Served) -> None:
+    batches, images = served.metric("vitray_batch_images_count"), served.metric("vitray_batch_images_sum")
+    with load(served, 16) as answered:
+        _until(lambda: len(answered) >= 300)
+    assert Counter(answered) == {"signs/1": len(answered)}
+    batches, images = (
+        served.metric("vitray_batch_images_count") - batches,
+        served.metric("vitray_batch_images_sum") - images,
+    )
+    assert images == len(answered)
+    assert images > 1.5 * batches
+
+
+@pytest.mark.usefixtures("champion_is_1")
+def test_a_promotion_under_load_fails_no_request(served: Served) -> None:
+    with load(served, 4) as answered:
+        _until(lambda: len(answered) >= 20)
+        served.models.promote(2)
+        _until(lambda: json.loads(served.get("/model"))["version"] == 2)
+        _until(lambda: answered[-1] == "signs/2")
+        after = len(answered)
+        _until(lambda: len(answered) >= after + 50)
+    assert set(answered[:20]) == {"signs/1"}
+    # Four requests at most were under way; what was asked afterwards has the new version's answer.
+    assert set(answered[after + 4 :]) == {"signs/2"}
+    assert "signs/2 answers from now on (before: signs/1" in served.log.read_text()
+
+
+@pytest.mark.usefixtures("champion_is_1")
+def test_a_replica_that_is_killed_costs_time_and_no_answer(served: Served) -> None:
+    with load(served, 4) as answered:
+        _until(lambda: len(answered) >= 20)
+        (replica,) = [p for p in served.processes() if p.cmdline() and p.cmdline()[0].startswith("ray::ServeReplica")]
+        replica.kill()
+        replica.wait()
+        before = len(answered)
+        _until(lambda: len(answered) >= before + 50)
+    assert set(answered) == {"signs/1"}
+    assert json.loads(served.get("/readyz"))["ready"]
+
+
+@pytest.mark.usefixtures("champion_is_1")
+def test_the_page_shows_the_classes_and_the_attention_map(served: Served, tmp_path: Path) -> None:
+    file = tmp_path / "<b onclick=x>a.png"
+    file.write_bytes(served.images[0])
+    other = tmp_path / "notes.txt"
+    other.write_text("no image")
+    with Browser(tmp_path / "profile") as browser:
+        for width, dark in ((1280, False), (390, True)):
+            browser.open(served.url, width=width, dark=dark)
+            _choose(browser, file, other)
+            assert browser.run("document.querySelector('h1').textContent") == "signs/1champion"
+            assert "test accuracy 75.00 %" in browser.run("document.querySelector('#facts').textContent")
+            shown = browser.run("[...document.querySelectorAll('ol li span')].map(e => e.textContent)")
+            assert shown[0] == served.expected["signs/1"][0][0]
+            assert sorted(shown) == sorted(CLASSES)
+            shares = browser.run("[...document.querySelectorAll('ol li div i')].map(e => parseFloat(e.style.width))")
+            assert shares == sorted(shares, reverse=True)
+            assert sum(shares) == pytest.approx(100, abs=0.01)
+            _check_map(browser)
+            # Names are text: nothing of them ran, and nothing of them became an element.
+            assert browser.run("document.title") == "vitray serve"
+            assert browser.run("document.querySelector('.card h2 span').textContent") == file.name
+            assert browser.run("document.querySelectorAll('#cards b, #cards img').length") == 2  # the two pictures
+            assert "not a PNG or JPEG" in browser.run("document.querySelector('.error').textContent")
+            assert browser.run("document.documentElement.scrollWidth") <= width
+        assert browser.complaints == []
+        assert [u for u in browser.requests if not u.startswith((served.url, "data:"))] == []
+
+
+def _choose(browser: Browser, *files: Path) -> None:
+    """Choose files as a person does, and wait for as many cards."""
+    root = browser.call("DOM.getDocument")["root"]["nodeId"]
+    node = browser.call("DOM.querySelector", nodeId=root, selector="#files")["nodeId"]
+    browser.call("DOM.setFileInputFiles", files=[str(file) for file in files], nodeId=node)
+    _until(lambda: browser.run("document.querySelectorAll('.card ol, .card .error').length") == len(files))
+
+
+def _check_map(browser: Browser) -> None:
+    """A colour for each patch, from nothing to yellow, laid exactly over the image; another block has another map."""
+    pixels = "[...document.querySelector('canvas').getContext('2d').getImageData(0, 0, 3, 2).data]"
+    rollout = browser.run(pixels)
+    alphas, greens = rollout[3::4], rollout[1::4]
+    assert min(alphas) == 0
+    assert max(greens) == 255
+    assert len(set(alphas)) > 2
+    boxes = browser.run(
+        "['figure .under', 'canvas'].map(s => document.querySelector(s).getBoundingClientRect())"
+        ".map(b => [b.x, b.y, b.width, b.height])"
+    )
+    assert boxes[0] == pytest.approx(boxes[1], abs=0.5)
+    assert boxes[0][2] / boxes[0][3] == pytest.approx(12 / 8, abs=0.02)
+    browser.run(
+        "(() => { const s = document.querySelector('#map'); s.value = '1'; s.dispatchEvent(new Event('change')) })()"
+    )
+    assert browser.run(pixels) != rollout
