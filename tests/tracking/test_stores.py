@@ -20,7 +20,7 @@ from mlflow_view import look
 from vitray.cli import main
 from vitray.errors import TrackingError
 from vitray.home import Home
-from vitray.tracking import MlflowTracker, registry
+from vitray.tracking import MlflowTracker, ask_versions, registry
 from vitray.tracking.access import check_access
 from vitray.tracking.mlflow_client import connect
 
@@ -141,6 +141,9 @@ def test_tracking_and_registry_behind_a_server_with_users(
         (2, ("challenger",)),
         (1, ("champion",)),
     ]
+    quick, thorough = ask_versions._quickly(server.uri, None), ask_versions._by_mlflow(server.uri, None)
+    assert quick is not None
+    assert sorted(quick, key=lambda v: v.uri) == sorted(thorough, key=lambda v: v.uri)
     assert registry.show_model(server.uri, "whole").description == "Digits."
     assert registry.set_alias(server.uri, "whole", 2, "champion").aliases == ("challenger", "champion")
     assert registry.resolve(server.uri, "models:/whole@champion").version == 2

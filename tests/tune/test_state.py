@@ -66,8 +66,9 @@ def test_the_state_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         ledger.append("end", 0, at=3.0, status="done")
         write_state(made, "done", best="trial-0", test_accuracy=0.97)
         known = list(ledger.records.values())
-    (state,) = list_sweeps(tmp_path)
-    assert state == load_sweep(tmp_path, "digits")
+    (listed,), state = list_sweeps(tmp_path), load_sweep(tmp_path, "digits")
+    assert listed.describe() == state.describe()
+    assert [(r.status, r.spans) for r in listed.records] == [("done", [[1.0, 3.0]]), ("pending", [])]
     assert (state.name, state.status, state.fingerprint) == ("digits", "done", "fingerprint")
     assert state.facts == {"best": "trial-0", "test_accuracy": 0.97}
     assert state.records == known == read_records(made.folder)

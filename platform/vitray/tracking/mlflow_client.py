@@ -139,8 +139,8 @@ def asking(tracking_uri: str) -> Iterator[None]:
     """Turns every failure of MLflow inside the block into a :class:`TrackingError` that names the store."""
     try:
         yield
-    except TrackingError:
-        raise
+    except (TrackingError, AssertionError, AttributeError, NameError, TypeError):
+        raise  # the last ones are faults of ours
     except Exception as error:
         if said := denial(tracking_uri, error):
             raise said from error

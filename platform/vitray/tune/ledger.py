@@ -21,6 +21,7 @@ from vitray.tune.record import TrialRecord
 
 FILE = "ledger.jsonl"
 _LOCK = "lock"
+_REPORT = b'{"event": "report"'  # how append() begins such a line
 
 
 class Ledger:
@@ -64,9 +65,13 @@ class Ledger:
         self.close()
 
 
-def read_records(folder: Path) -> list[TrialRecord]:
-    """What is known of a sweep's trials, by index; an empty list where nothing began."""
-    return list(_fold(folder / FILE)[0].values())
+def read_records(folder: Path, *, reports: bool = True) -> list[TrialRecord]:
+    """What is known of a sweep's trials, by index; an empty list where nothing began.
+
+    ``reports=False`` leaves out what they reported, which is nearly all of a ledger: states alone are read ten times
+    as fast.
+    """
+    return list(_fold(folder / FILE, reports=reports)[0].values())
 
 
 def is_running(folder: Path) -> bool:
@@ -78,25 +83,27 @@ def is_running(folder: Path) -> bool:
         return False
 
 
-def _fold(path: Path) -> tuple[dict[int, TrialRecord], list[int], int]:
+def _fold(path: Path, *, reports: bool = True) -> tuple[dict[int, TrialRecord], list[int], int]:
     """The records, whose reports came one after the other, and how many bytes of the file are whole lines."""
     records: dict[int, TrialRecord] = {}
-    reports, whole = [], 0
-    for line, event in _lines(path):
+    order, whole = [], 0
+    for line, event in _lines(path, skip=b"" if reports else _REPORT):
         record = _apply(records, event)
         if event["event"] == "report":
-            reports.append(record.index)
+            order.append(record.index)
         whole += len(line)
-    return records, reports, whole
+    return records, order, whole
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
+def _lines(path: Path, skip: bytes = b"") -> Iterator[tuple[bytes, Mapping[str, Any]]]:
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return
     with file:
         for line in file:
+            if skip and line.startswith(skip):
+                continue
             try:
                 event = json.loads(line) if line.endswith(b"\n") else None
             except ValueError:

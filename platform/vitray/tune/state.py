@@ -129,17 +129,17 @@ def load_sweep(runs: Path, name: str) -> SavedSweep:
 
 
 def list_sweeps(runs: Path) -> list[SavedSweep]:
-    """The sweeps in a runs folder, newest first."""
+    """The sweeps in a runs folder, newest first; their trials' records without the reports."""
     found = []
     for path in runs.glob(f"*/{_FILE}"):
         try:
-            found.append(_read(path.parent))
+            found.append(_read(path.parent, reports=False))
         except (OSError, ValueError, KeyError, TypeError):
             log.warning("%s is damaged, so its sweep is not listed", path)
     return sorted(found, key=lambda saved: -saved.time)
 
 
-def _read(folder: Path) -> SavedSweep:
+def _read(folder: Path, *, reports: bool = True) -> SavedSweep:
     state = json.loads((folder / _FILE).read_text())
     status = str(state["status"])
     if status == "running" and not is_running(folder):
@@ -152,5 +152,5 @@ def _read(folder: Path) -> SavedSweep:
         dict(state["search"]),
         str(state["fingerprint"]),
         dict(state["facts"]),
-        read_records(folder),
+        read_records(folder, reports=reports),
     )
