@@ -1,6 +1,7 @@
-"""Classify images on the cluster this job runs on: ``python jobs/predict.py MODEL IMAGES... [options]``.
+"""Score images on the cluster this job runs on: ``python jobs/predict.py MODEL SOURCE... --to FILE [options]``.
 
-How to submit: jobs/train.py.
+It runs as a Ray Data job, a worker a GPU or core. Sources are URIs (s3://bucket/folder) or paths that all the machines
+see; FILE is a path that lasts. A job that was stopped goes on when it is submitted again. How to submit: jobs/train.py.
 """
 
 from vitray.cli import run_as_job

@@ -68,12 +68,15 @@ class Prepared:
 
 
 @contextmanager
-def tracking(home: Home, experiment: str, *, model: str | None = None) -> Iterator[Tracker]:
+def tracking(
+    home: Home, experiment: str, *, model: str | None = None, delivery_s: float = _DELIVERY_S
+) -> Iterator[Tracker]:
     """The tracker of this home; what was taken is delivered before the block ends, if the server answers.
 
     Args:
         experiment: the MLflow experiment that is written to.
         model: the registered model that gets a version, if any.
+        delivery_s: seconds to wait for the server at the end.
 
     Raises:
         TrackingError: the server will not let us write there.
@@ -86,7 +89,7 @@ def tracking(home: Home, experiment: str, *, model: str | None = None) -> Iterat
     tracker = MlflowTracker(home.tracking_uri, home.spool, home.artifacts)
     try:
         yield tracker
-        if not tracker.flush(_DELIVERY_S):
+        if not tracker.flush(delivery_s):
             log.warning("the tracking server has not taken everything yet; the rest waits in %s", home.spool)
     finally:
         tracker.close()

@@ -23,14 +23,16 @@ from ray.util.annotations import RayDeprecationWarning
 
 from vitray.cluster.local import Cluster, connect
 from vitray.data.ray_context import PATIENCE_S, check_room, quiet
-from vitray.data.sources.source import Source
+from vitray.data.ray_reach import check_readable
 from vitray.errors import LostWorkersError, ResourceError, VitrayError
 from vitray.inference.batch import BatchScorer, LoadedModel
+from vitray.inference.inputs import Inputs
 from vitray.inference.units import Unit
 from vitray.model_size import count_parameters
 
 _WORKER_BYTES = 2**30  # what a process with torch and a few batches takes beside its model
 _MEMORY_SHARE = 0.6  # of a machine's
+_PLACES = 3  # of the inputs that are looked for on all machines
 _DECODERS = 8  # threads a GPU at most: more decode than it classifies
 # Ray says so of every actor of Ray Data's that may be restarted; the arguments stay as long as this process.
 _WARNING = b"has constructor arguments in the object store"
@@ -80,7 +82,7 @@ def plan_workers(cluster: Cluster, model_bytes: int, *, gpu: bool | None, units:
 @contextmanager
 def ray_workers(
     model: LoadedModel,
-    source: Source,
+    source: Inputs,
     units: Sequence[Unit],
     *,
     top_k: int,
@@ -96,6 +98,7 @@ def ray_workers(
 
     Raises:
         ResourceError: no cluster there, or nothing free on it.
+        DataError: the images lie on a disk that not all its machines see.
         LostWorkersError: a unit's worker died again and again.
     """
     with connect(address) as cluster, quiet():
@@ -107,13 +110,17 @@ def ray_workers(
             remedy="end what else runs there, wait for it, or leave --address out to use this machine",
             patience=PATIENCE_S,
         )
+        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+        if len(nodes) > 1:
+            for place in source.places[:_PLACES]:
+                check_readable(place, nodes)
         tell(workers.describe())
         with closing(_tables(_pipeline(model, source, units, workers, top_k))) as tables:
             yield tables
 
 
 def _pipeline(
-    model: LoadedModel, source: Source, units: Sequence[Unit], workers: Workers, top_k: int
+    model: LoadedModel, source: Inputs, units: Sequence[Unit], workers: Workers, top_k: int
 ) -> ray.data.Dataset:
     blocks = [pa.table({"unit": pa.array([pickle.dumps(unit)], pa.large_binary())}) for unit in units]
     dataset = ray.data.from_arrow(blocks)
@@ -141,7 +148,7 @@ def _pipeline(
 class _Worker:
     """What Ray Data keeps one of in each worker process."""
 
-    def __init__(self, model: Any, source: Source, top_k: int, workers: Workers) -> None:
+    def __init__(self, model: Any, source: Inputs, top_k: int, workers: Workers) -> None:
         import torch
 
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes weights

@@ -31,12 +31,16 @@ _ASKED = 1000  # files of a store at a time
 
 @dataclass(frozen=True)
 class Part:
-    """One source among the inputs. ``shown``: what its keys begin with; ``stamp``: changes when its files do."""
+    """One source among the inputs. ``shown``: what its keys begin with; ``stamp``: changes when its files do.
+
+    ``place``: the folder or file of this machine that it is read from; None for what is elsewhere or nowhere.
+    """
 
     source: Source
     shown: str
     stamp: str
     notes: tuple[str, ...] = ()
+    place: Path | None = None
 
 
 class Inputs:
@@ -46,6 +50,7 @@ class Inputs:
         stamp: of all files' names, sizes and times of change (of a dataset: its fingerprint). Equal stamps mean the
             same images in the same order.
         notes: what the user should know of what was found.
+        places: folders and files of this machine that are read.
     """
 
     rereads: ClassVar[bool] = False
@@ -56,6 +61,7 @@ class Inputs:
         self.name = ", ".join(part.source.name for part in parts[:3]) + (", ..." if len(parts) > 3 else "")
         self.stamp = hashlib.sha256("\n".join(part.stamp for part in parts).encode()).hexdigest()
         self.notes = tuple(note for part in parts for note in part.notes)
+        self.places = tuple(dict.fromkeys(part.place for part in parts if part.place is not None))
 
     def chunks(self) -> list[Chunk]:
         found = ((at, chunk) for at, (source, _) in enumerate(self._sources) for chunk in source.chunks())
@@ -147,10 +153,12 @@ class _Opener:
         name = spec.partition("?")[0].lower()
         if kind == "file" and name.endswith(_TABLES):
             source = self._source(spec, tables=name.endswith(".parquet"))
-            return Part(source, "" if name.endswith((".csv", ".tsv")) else _parent(spec), _stamp(files, [""]))
+            shown = "" if name.endswith((".csv", ".tsv")) else _parent(spec)
+            return Part(source, shown, _stamp(files, [""]), place=_place(files))
         if kind is None and is_pattern(spec) and name.endswith(".tar"):
             source, folder = self._source(spec, tables=False), Files(_parent(spec))
-            return Part(source, _parent(spec), _stamp(folder, [chunk.place[0] for chunk in source.chunks()]))
+            stamp = _stamp(folder, [chunk.place[0] for chunk in source.chunks()])
+            return Part(source, _parent(spec), stamp, place=_place(folder))
         if kind is None and not self.missing_ok:
             remedy = "name image files, folders or patterns of them, a dataset folder, Parquet or tar files"
             raise DataError("there is no such file or folder", where=public(spec), remedy=remedy)
@@ -160,18 +168,19 @@ class _Opener:
         if MANIFEST in files.entries()[1]:
             self.used.add("split")
             store, split = ShardStore.open(spec), self.split or _SPLIT
-            return Part(DatasetSplit(store, split), "", f"{store.fingerprint} {split}")
+            return Part(DatasetSplit(store, split), "", f"{store.fingerprint} {split}", place=_place(files))
         kind, paths = kind_of_files(files), files.below()
         if kind in (".tar", ".parquet"):
-            return Part(self._source(spec, tables=kind == ".parquet"), spec, _stamp(files, paths))
+            source = self._source(spec, tables=kind == ".parquet")
+            return Part(source, spec, _stamp(files, paths), place=_place(files))
         images = [path for path in paths if PurePosixPath(path).suffix.lower() in IMAGES]
         if not images:
             what = f"holds no image files ({', '.join(sorted(IMAGES))})"
             raise DataError(what, where=public(spec), remedy="name a folder that does, or the files themselves")
         left_out = len(paths) - len(images)
         notes = (f"{public(spec)}: {left_out} files that are no images by their names are left out",)
-        source = LooseFiles(files, images, public(spec), self.classes)
-        return Part(source, "", _stamp(files, images), notes if left_out else ())
+        loose = LooseFiles(files, images, public(spec), self.classes)
+        return Part(loose, "", _stamp(files, images), notes if left_out else (), _place(files))
 
     def _source(self, spec: str, *, tables: bool) -> Source:
         """``tables``: it is Parquet, which may hold images in any column."""
@@ -187,7 +196,12 @@ def _loose(paths: list[str]) -> Part:
     for path in paths:
         files = Files(path)
         stamps.append(f"{path} {_stamp(files, ['']) if files.kind() else 'missing'}")
-    return Part(LooseFiles(Files("."), paths), "", "\n".join(stamps))
+    first = Files(_parent(paths[0]) or ".")
+    return Part(LooseFiles(Files("."), paths), "", "\n".join(stamps), place=_place(first))
+
+
+def _place(files: Files) -> Path | None:
+    return Path(files.root) if files.local else None
 
 
 def _parent(spec: str) -> str:

@@ -28,6 +28,7 @@ from vitray.errors import DataError
 from vitray.inference.results_file import KINDS, Tally, writer
 
 _ABOUT, _LOCK, _SUMMARY = "about.json", "lock", b"vitray.scoring"
+_RAY_COPY = "working_dir_files"  # the folder in which Ray puts working directories that were sent along
 _PART = re.compile(r"part-(\d{8})-(\d{8})\.parquet")
 _ROWS, _SECONDS = 50_000, 5.0  # a part is written after so many rows or seconds: what a kill may cost
 
@@ -196,6 +197,9 @@ def check_target(path: str, *, overwrite: bool) -> None:
         what = "is a folder" if target.is_dir() else f"there is no folder {target.parent}"
         raise DataError(what, where=f"--to {path}", remedy="name a file in a folder that is there")
     begun = (partial_folder(target) / _ABOUT).is_file()  # a scoring that was to replace it, or died as it ended
+    if _RAY_COPY in target.absolute().parts:
+        what = "would be lost with Ray's copy of the working directory"
+        raise DataError(what, where=f"--to {path}", remedy="give an absolute path in a folder that lasts")
     if target.exists() and not overwrite and not begun and _noted(target) is None:
         raise DataError("exists already", where=f"--to {path}", remedy="give another name, or --overwrite")
 
