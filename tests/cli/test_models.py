@@ -125,6 +125,12 @@ def test_unknown_models_exit_with_2_and_the_nearest_name(run: Run, store: Path) 
         ("pull", "digits/9", "dest"): "there are: digits/2",
         ("promote", "digits", "9"): "no version 9",
         ("promote", "digits", "one"): "not a valid integer",
+        ("rollback", "digit"): "did you mean 'digits'",
+        ("rollback", "digits", "--alias", "other"): "it was never set",
+        ("delete", "digits/9", "--yes"): "no version 9",
+        ("delete", "digits@champion"): "is the champion",
+        ("delete", "digits/1"): "nobody is there to answer",
+        ("compare", "digits/1", "digits/8"): "no version 8",
     }.items():
         said = run("models", *words)
         assert (said.code, said.out) == (2, ""), words
@@ -150,11 +156,58 @@ def test_promote_moves_the_alias(run: Run, store: Path) -> None:
     assert (said.json["aliases"], said.json["was"]) == (["best", "champion"], 1)
 
 
+def test_rollback_and_its_history(run: Run, store: Path) -> None:
+    assert run("models", "rollback", "digits").out == "models:/digits@champion is version 1 again; it was version 2\n"
+    assert run("models", "promote", "digits", "2", "--output", "json").json["was"] == 1
+    moves = run("models", "show", "digits", "--output", "json").json["alias_history"]["champion"]
+    assert [move.rsplit(" ", 2)[0] for move in moves] == [
+        "v1 registered",
+        "v2 registered",
+        "v1 rolled back",
+        "v2 promoted",
+    ]
+    assert "v1 rolled back" in run("models", "show", "digits").out
+
+
+def test_delete_asks_and_leaves_the_rest(
+    run: Run, registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "copy"
+    shutil.copytree(registered, home)
+    monkeypatch.setenv("VITRAY_HOME", str(home))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("click.confirm", lambda *args, **kwargs: False)
+    assert run("models", "delete", "digits/1").code == 2
+    assert len(run("models", "list", "--output", "json").json) == 2
+    monkeypatch.setattr("click.confirm", lambda *args, **kwargs: True)
+    assert run("models", "delete", "digits/1").out == "deleted models:/digits/1\n"
+    assert [v["version"] for v in run("models", "list", "--output", "json").json] == [2]
+    said = run("models", "delete", "digits", "--yes", "--output", "json")
+    assert said.json == {"deleted": ["models:/digits/2"], "model": "digits"}
+    assert run("models", "list", "--output", "json").json == []
+
+
+def test_compare_side_by_side_and_on_the_same_images(run: Run, store: Path, digits: Path) -> None:
+    said = run("models", "compare", "digits/1", "digits@champion")
+    assert "* test/accuracy" in said.out
+    assert "* model.depth" not in said.out
+    assert "--data" in said.err
+    said = run("models", "compare", "digits/1", store / "package", "--data", digits, "--output", "json")
+    images = said.json["images"]
+    assert (images["agreement"], images["difference"], images["p_value"]) == (1.0, 0.0, 1.0)  # the same weights
+    assert images["both"] + images["neither"] == images["images"] == 359
+    assert sum(count for *_, count in images["per_class"].values()) == 359
+    table = run("models", "compare", "digits/1", "digits/2", "--data", digits).out
+    assert "no difference is seen" in table
+    assert "same answer to 100.0% of the images" in table
+
+
 def test_pull_then_predict_without_a_registry(
     run: Run, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = run("models", "pull", "digits", tmp_path / "pulled", "--output", "json")
-    assert sorted(said.json["files"]) == ["model.json", "model.safetensors"]
+    assert sorted(said.json["files"]) == ["MODEL_CARD.md", "model.json", "model.safetensors"]
+    assert (tmp_path / "pulled" / "MODEL_CARD.md").read_text() == "Sweep 2.\n"
     assert run("models", "pull", "digits", tmp_path / "pulled").code == 2
     monkeypatch.setenv("VITRAY_HOME", str(tmp_path / "nowhere"))
     picture = tmp_path / "a.png"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch
 from vitray.experiment import ModelConfig
 from vitray.models import VisionTransformer
 from vitray.models.package import PackageInfo, save_package
-from vitray.tracking import MlflowTracker
+from vitray.tracking import MlflowTracker, registry
 from vitray.tracking.mlflow_client import prepare_store
 
 
@@ -68,3 +69,20 @@ def new_tracker(home: Path, uri: str) -> Iterator[Callable[..., MlflowTracker]]:
     yield make
     for tracker in made:
         tracker.close()
+
+
+@pytest.fixture
+def register(uri: str, package: Path, new_tracker: Callable[..., MlflowTracker]) -> Callable[..., int]:
+    """Tracks a run and registers the package as its model; returns the version."""
+    tracker = new_tracker()
+
+    def go(run: str = "sweep-a", **changes: Any) -> int:
+        tracker.start_run(run, name="winner", experiment="digits", params={"model.depth": 2}, tags={})
+        tracker.log_metrics(run, {"test/accuracy": 0.97}, step=12)
+        tracker.end_run(run, "FINISHED")
+        assert tracker.flush(30)
+        given: dict[str, Any] = {"name": "digits", "package": package, "run": run, "tags": {"vitray.sweep": "a"}}
+        given |= {"description": "Digits, 8x8.", "metrics": {"test/accuracy": 0.97}}
+        return registry.register_model(uri, **{**given, **changes})
+
+    return go

@@ -13,30 +13,14 @@ from typing import Any
 import pytest
 
 from vitray.errors import DataError, TrackingError
-from vitray.tracking import MlflowTracker, registry
 from vitray.tracking import registration as writing
+from vitray.tracking import registry
+from vitray.tracking.ask_versions import ask_versions
 from vitray.tracking.mlflow_client import connect
 from vitray.tracking.versions import read_versions
 
 pytestmark = pytest.mark.slow
 Register = Callable[..., int]
-
-
-@pytest.fixture
-def register(uri: str, package: Path, new_tracker: Callable[..., MlflowTracker]) -> Register:
-    """Tracks a run and registers the package as its model; returns the version."""
-    tracker = new_tracker()
-
-    def go(run: str = "sweep-a", **changes: Any) -> int:
-        tracker.start_run(run, name="winner", experiment="digits", params={"model.depth": 2}, tags={})
-        tracker.log_metrics(run, {"test/accuracy": 0.97}, step=12)
-        tracker.end_run(run, "FINISHED")
-        assert tracker.flush(30)
-        given: dict[str, Any] = {"name": "digits", "package": package, "run": run, "tags": {"vitray.sweep": "a"}}
-        given |= {"description": "Digits, 8x8.", "metrics": {"test/accuracy": 0.97}}
-        return registry.register_model(uri, **{**given, **changes})
-
-    return go
 
 
 def test_registering_twice_is_registering_once(uri: str, register: Register) -> None:
@@ -111,7 +95,7 @@ def test_the_quick_way_reads_what_mlflow_reads(uri: str, home: Path, register: R
     register("sweep-b", name="other", alias=None)
     quick = read_versions(home / "mlflow.db")
     assert quick is not None
-    assert sorted(quick, key=lambda v: v.uri) == sorted(registry._ask_for_versions(uri), key=lambda v: v.uri)
+    assert sorted(quick, key=lambda v: v.uri) == sorted(ask_versions(uri), key=lambda v: v.uri)
     (home / "strange.db").write_bytes(b"")
     assert read_versions(home / "strange.db") is None
 
@@ -197,7 +181,7 @@ def test_plain_mlflow_loads_it_with_pickle_forbidden(uri: str, register: Registe
     signature = (folder / "MLmodel").read_text()
     assert '"name": "image"' in signature
     assert (folder / "input_example.json").is_file()
-    from vitray.tracking.registration import _example
+    from vitray.tracking.pyfunc_artifact import _example
 
     png = tmp_path / "digit.png"
     png.write_bytes(_example(json.loads((folder / "data" / "package" / "model.json").read_text())))

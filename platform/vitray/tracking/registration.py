@@ -7,7 +7,6 @@ before the version is marked complete, and never again after: a later repeat mus
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import struct
@@ -17,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from vitray.errors import DataError, TrackingError
-from vitray.tracking.mlflow_client import asking, connect, is_server, load_mlflow
+from vitray.masking import masked_values
+from vitray.tracking.aliases import move_alias
+from vitray.tracking.card_text import cut, filled
+from vitray.tracking.mlflow_client import asking, connect, is_server
+from vitray.tracking.pyfunc_artifact import save_pyfunc
 from vitray.tracking.server import RUN_TAG
 from vitray.tracking.versions import METRIC_TAG, MODEL_TAG
 
 COMPLETE_TAG = "vitray.complete"
-LOADER = "vitray.inference.mlflow_model"
-# What prediction imports. Given explicitly: MLflow would otherwise run the model in a subprocess to find out.
-REQUIREMENTS = ("vitray", "mlflow", "numpy", "opencv-python-headless", "pandas", "pydantic", "safetensors", "torch")
+ANSWERS = "image (PNG or JPEG bytes, base64, path, uint8 pixels) -> label, probability, top, error; top_k=3"
 
 
 def register_model(
@@ -37,6 +38,7 @@ def register_model(
     description: str,
     alias: str | None = "champion",
     metrics: Mapping[str, float] | None = None,
+    about: str = "",
 ) -> int:
     """Register the package folder as a version of ``name``; a second call for the same run returns the same version.
 
@@ -45,6 +47,9 @@ def register_model(
         run: key of the run it came from, which MLflow must have already (flush the tracker first).
         alias: name that from now on means this version; None for no alias.
         metrics: shown with the version, e.g. ``{"test/accuracy": 0.97}``.
+        description: of the version, Markdown. ``VERSION_HERE`` and ``RUN_HERE`` in it become the version's number and
+            MLflow's id of the run, which are not known before.
+        about: of all versions, if the name is new; goes on after "trained with vitray".
 
     Raises:
         TrackingError: the store does not answer, or does not have the run.
@@ -59,31 +64,36 @@ def register_model(
             source_run = _find_run(client, tracking_uri, run)
             model = _logged_model(client, source_run, name, package, info, run)
             if not any(m.name == name for m in client.search_registered_models(f"name = '{name}'")):
-                _create_name(client, name)
+                _create_name(client, name, about, info)
             version = client.create_model_version(
                 name=name,
                 # not models:/<id>: a database store resolves that through MLflow's global address, not through ours
                 source=model.artifact_location,
                 run_id=source_run.info.run_id,
-                tags={RUN_TAG: run, **_facts(package, info), **_metric_tags(metrics), **tags},
-                description=description,
+                tags={RUN_TAG: run, **_facts(package, info), **_metric_tags(metrics), **masked_values(tags)},
+                description=cut(description),
                 model_id=model.model_id,
             )
             if not is_server(tracking_uri):  # a server does it itself
                 link = json.dumps([{"name": name, "version": int(version.version)}])
                 client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": link})
         if COMPLETE_TAG not in version.tags:
+            written = filled(description, str(version.version), str(version.run_id))
+            client.update_model_version(name, version.version, cut(written))
             if alias is not None:
-                client.set_registered_model_alias(name, alias, version.version)
+                move_alias(client, name, alias, int(version.version), "registered")
             client.set_model_version_tag(name, version.version, COMPLETE_TAG, "true")
     return int(version.version)
 
 
-def _create_name(client: Any, name: str) -> None:
+def _create_name(client: Any, name: str, about: str, info: Mapping[str, Any]) -> None:
     from mlflow.exceptions import MlflowException
 
+    classes = info["classes"]
+    few = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
+    text = f"Vision Transformer image classifiers, trained with vitray{about}. {len(classes)} classes: {few}."
     try:
-        client.create_registered_model(name, description="Vision Transformer image classifiers, trained with vitray.")
+        client.create_registered_model(name, {"task": "image-classification"}, cut(text))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
             raise
@@ -116,7 +126,7 @@ def _logged_model(client: Any, run: Any, name: str, package: Path, info: dict[st
         )
     if str(model.status) != "READY":
         with tempfile.TemporaryDirectory() as folder:
-            client.log_model_artifacts(model.model_id, str(_save(Path(folder) / "model", package, info, model)))
+            client.log_model_artifacts(model.model_id, str(save_pyfunc(Path(folder) / "model", package, info, model)))
         _link(client, run, model)
         model = client.finalize_logged_model(model.model_id, "READY")
     return model
@@ -132,69 +142,9 @@ def _link(client: Any, run: Any, model: Any) -> None:
     points = [
         Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id, run_id=run_id)
         for m in run.data.to_proto().metrics
-        if math.isfinite(m.value)
+        if math.isfinite(m.value) and not m.key.startswith("system/")
     ]
     client.log_batch(run_id, metrics=points)
-
-
-def _save(path: Path, package: Path, info: dict[str, Any], model: Any) -> Path:
-    """An MLflow pyfunc around the package: loader by name, data by copy, nothing pickled, nothing run."""
-    mlflow = load_mlflow()
-    import pandas as pd
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types.schema import AnyType, ColSpec, DataType, ParamSchema, ParamSpec, Schema
-
-    data = path.parent / "package"
-    data.mkdir(parents=True)
-    for file in ("model.safetensors", "model.json"):  # these two and nothing else that may lie beside them
-        (data / file).symlink_to((package / file).resolve())
-    signature = ModelSignature(
-        # Any: encoded bytes, base64 text, a file path or a uint8 array, of any size and number of rows
-        inputs=Schema([ColSpec(AnyType(), "image")]),
-        outputs=Schema(
-            [
-                ColSpec(DataType.string, "label", required=False),
-                ColSpec(DataType.double, "probability", required=False),
-                ColSpec(DataType.string, "top"),
-                ColSpec(DataType.string, "error", required=False),
-            ]
-        ),
-        params=ParamSchema([ParamSpec("top_k", DataType.long, 3)]),
-    )
-    mlflow.pyfunc.save_model(
-        path=str(path),
-        loader_module=LOADER,
-        data_path=str(data),
-        mlflow_model=Model(
-            artifact_path=model.artifact_location,
-            model_uuid=model.model_id,
-            model_id=model.model_id,
-            run_id=model.source_run_id,
-        ),
-        signature=signature,
-        input_example=pd.DataFrame({"image": [_example(info)]}),
-        pip_requirements=[f"{name}=={_installed(name)}" for name in REQUIREMENTS],
-        metadata={"classes": info["classes"], "dataset_fingerprint": info["dataset_fingerprint"]},
-    )
-    return path
-
-
-def _installed(distribution: str) -> str:
-    """Its version, without a local part such as ``+cu130`` that a package index does not have."""
-    return importlib.metadata.version(distribution).partition("+")[0]
-
-
-def _example(info: dict[str, Any]) -> bytes:
-    """A PNG of the model's size: a ramp from black to white."""
-    import numpy as np
-
-    from vitray.data.decode import encode_png
-    from vitray.experiment import ModelConfig
-
-    config = ModelConfig(**info["model"])
-    (height, width), channels = config.size, config.in_chans or 1
-    ramp = np.linspace(0, 255, width, dtype=np.uint8)
-    return encode_png(np.ascontiguousarray(np.broadcast_to(ramp[None, :, None], (height, width, channels))))
 
 
 def _read_info(package: Path) -> dict[str, Any]:
@@ -215,6 +165,8 @@ def _facts(package: Path, info: dict[str, Any]) -> dict[str, str]:
     return {
         **shape,
         "vitray.parameters": str(count_parameters(package / "model.safetensors")),
+        "vitray.bytes": str(sum((package / file).stat().st_size for file in ("model.safetensors", "model.json"))),
+        "vitray.signature": ANSWERS,
         "vitray.classes": str(len(info["classes"])),
         "vitray.dataset_fingerprint": str(info["dataset_fingerprint"]),
     }

@@ -11,19 +11,23 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from vitray.errors import DataError, TrackingError, nearest
 from vitray.home import Home
+from vitray.masking import public
+from vitray.tracking.aliases import HISTORY_TAG, history, move_alias, parse
+from vitray.tracking.ask_versions import ask_versions
+from vitray.tracking.card_text import without_pictures
 from vitray.tracking.mlflow_client import asking, connect, is_server, load_mlflow, sqlite_path
 from vitray.tracking.registration import register_model
-from vitray.tracking.versions import ModelVersion, read_versions
+from vitray.tracking.versions import ModelVersion, read_model_tags, read_versions
 
 __all__ = [
     "ModelVersion",
+    "alias_moves",
     "download",
     "is_model_uri",
     "list_models",
@@ -33,6 +37,7 @@ __all__ = [
     "show_model",
 ]
 
+CARD = "MODEL_CARD.md"
 _REFERENCE = re.compile(r"^(?:models:/+)?(?P<name>[^@/:]+)(?:@(?P<alias>[^@/]+)|/(?P<version>[0-9]+))?$")
 
 
@@ -47,7 +52,7 @@ def list_models(tracking_uri: str, name: str | None = None) -> list[ModelVersion
         return []  # looking must not create a database
     found = read_versions(database) if database else None
     if found is None:
-        found = _ask_for_versions(tracking_uri)
+        found = ask_versions(tracking_uri, name)
     found = [v for v in found if name in (None, v.name) and "mlflow.prompt.is_prompt" not in v.tags]
     return sorted(found, key=lambda v: (v.name, -v.version))
 
@@ -76,11 +81,13 @@ def resolve(tracking_uri: str, reference: str, *, bare_name: bool = False) -> Mo
         raise TrackingError(
             "is not a model's name", where=repr(reference), remedy="write models:/NAME@alias or models:/NAME/3"
         )
-    versions = list_models(tracking_uri)
-    mine = [v for v in versions if v.name == parts["name"]]
+    mine = list_models(tracking_uri, parts["name"])
     if not mine:
+        versions = list_models(tracking_uri)
         remedy = nearest(parts["name"], {v.name for v in versions}) if versions else "train one: vitray quickstart"
-        raise TrackingError(f"there is no model {parts['name']!r}", where=f"registry {tracking_uri}", remedy=remedy)
+        raise TrackingError(
+            f"there is no model {parts['name']!r}", where=f"registry {public(tracking_uri)}", remedy=remedy
+        )
     choices = [f"{v.name}/{v.version}" for v in mine] + [f"{v.name}@{a}" for v in mine for a in v.aliases]
     for version in mine:
         if parts["alias"] in version.aliases or parts["version"] == str(version.version):
@@ -93,7 +100,7 @@ def resolve(tracking_uri: str, reference: str, *, bare_name: bool = False) -> Mo
     remedy = f"there are: {', '.join(choices[:12])}"
     if parts["alias"] and (known := {a for v in mine for a in v.aliases}):
         remedy = f"{nearest(parts['alias'], known)}; {remedy}"
-    raise TrackingError(f"{parts['name']!r} has no {what}", where=f"registry {tracking_uri}", remedy=remedy)
+    raise TrackingError(f"{parts['name']!r} has no {what}", where=f"registry {public(tracking_uri)}", remedy=remedy)
 
 
 def set_alias(tracking_uri: str, name: str, version: int, alias: str) -> ModelVersion:
@@ -104,8 +111,17 @@ def set_alias(tracking_uri: str, name: str, version: int, alias: str) -> ModelVe
     """
     found = resolve(tracking_uri, f"{name}/{version}")
     with asking(tracking_uri):
-        connect(tracking_uri).set_registered_model_alias(found.name, alias, str(found.version))
+        move_alias(connect(tracking_uri), found.name, alias, found.version, "promoted")
     return resolve(tracking_uri, f"{name}/{version}")
+
+
+def alias_moves(tracking_uri: str, version: ModelVersion) -> dict[str, list[str]]:
+    """How each alias of a version came to it, e.g. ``{"champion": ["v1 registered 2026-11-28 09:30", ...]}``."""
+    database = sqlite_path(tracking_uri)
+    tags = read_model_tags(database, version.name) if database else None
+    if tags is None:
+        return {alias: [str(move) for move in history(tracking_uri, version.name, alias)] for alias in version.aliases}
+    return {alias: [str(move) for move in parse(tags.get(f"{HISTORY_TAG}{alias}", ""))] for alias in version.aliases}
 
 
 def is_model_uri(model: str) -> bool:
@@ -113,7 +129,9 @@ def is_model_uri(model: str) -> bool:
     return model.startswith("models:/")
 
 
-def download(model_uri: str, dest: str | Path | None = None, *, tracking_uri: str | None = None) -> Path:
+def download(
+    model_uri: str, dest: str | Path | None = None, *, tracking_uri: str | None = None, card: str = ""
+) -> Path:
     """The package folder (``model.safetensors`` and ``model.json``) of a model.
 
     Args:
@@ -121,6 +139,7 @@ def download(model_uri: str, dest: str | Path | None = None, *, tracking_uri: st
         dest: copy it there (a new or an empty folder). None: the package itself where it is local; what comes from
             a server is kept under ``$VITRAY_HOME/cache``, since a version never changes.
         tracking_uri: the store to ask; the home folder's when None.
+        card: Markdown to lay beside the copy, as ``MODEL_CARD.md``.
 
     Raises:
         TrackingError: no such model in the registry, or ``dest`` holds something already.
@@ -139,6 +158,8 @@ def download(model_uri: str, dest: str | Path | None = None, *, tracking_uri: st
         raise TrackingError("there is something already", where=str(target), remedy="give a new or an empty folder")
     with _staging(target.absolute().parent) as whole:
         shutil.copytree(package, whole, copy_function=shutil.copyfile)
+        if card:
+            (whole / CARD).write_text(without_pictures(card), encoding="utf-8")
         whole.replace(target)  # appears whole or not at all
     return target
 
@@ -184,39 +205,6 @@ def _package_in(folder: Path) -> Path:
     if not folder.exists() and "@" in str(folder):
         remedy = f"did you mean models:/{folder}?"
     raise DataError(what, where=str(folder), remedy=remedy)
-
-
-def _ask_for_versions(tracking_uri: str) -> list[ModelVersion]:
-    with asking(tracking_uri):
-        client = connect(tracking_uri)
-        aliases: dict[tuple[str, int], list[str]] = {}
-        for model in _pages(client.search_registered_models):
-            for alias, number in model.aliases.items():
-                aliases.setdefault((model.name, int(number)), []).append(alias)
-        return [
-            ModelVersion(
-                name=v.name,
-                version=int(v.version),
-                aliases=tuple(sorted(aliases.get((v.name, int(v.version)), []))),
-                tags=dict(v.tags),
-                description=v.description or "",
-                created_ms=v.creation_timestamp,
-                source=v.source,
-                run_id=v.run_id or None,
-            )
-            for v in _pages(client.search_model_versions)
-        ]
-
-
-def _pages(search: Callable[..., Any]) -> list[Any]:
-    found: list[Any] = []
-    token = None
-    while True:
-        page = search(page_token=token)
-        found.extend(page)
-        token = page.token
-        if not token:
-            return found
 
 
 def _digest(tracking_uri: str, version: ModelVersion) -> str:

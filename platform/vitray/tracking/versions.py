@@ -92,6 +92,18 @@ def read_versions(database: Path) -> list[ModelVersion] | None:
     ]
 
 
+def read_model_tags(database: Path, name: str) -> dict[str, str] | None:
+    """The tags of a registered model in an embedded store; None when MLflow must be asked."""
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True, timeout=5)
+        ) as connection:
+            question = "SELECT key, value FROM registered_model_tags WHERE workspace = 'default' AND name = ?"
+            return dict(connection.execute(question, (name,)).fetchall())
+    except sqlite3.Error:
+        return None
+
+
 def _grouped(rows: Iterable[tuple[str, int, str, str]]) -> dict[tuple[str, int], dict[str, str]]:
     groups: dict[tuple[str, int], dict[str, str]] = {}
     for name, version, key, value in rows:

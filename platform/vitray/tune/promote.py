@@ -19,9 +19,11 @@ import numpy as np
 from vitray.data.images import ShardedImages
 from vitray.errors import TrainingError
 from vitray.experiment import Experiment
+from vitray.inference.card import Card
 from vitray.inference.score import Score, score_package
 from vitray.models.package import INFO
-from vitray.tracking.registry import list_models, register_model
+from vitray.tracking.card_text import filled, without_pictures
+from vitray.tracking.registry import CARD, list_models, register_model
 from vitray.tracking.tracker import Tracker
 from vitray.train.checkpoint import CheckpointStore
 from vitray.train.run import Run
@@ -33,6 +35,11 @@ from vitray.tune.state import Sweep, trial_folder
 
 _DELIVERY_S = 120.0
 _TEST, _COMPARED = "test.json", "champion.json"
+_PICTURES = (
+    ("Confusion on the test split", "figures/confusion_matrix.png"),
+    ("Positional encoding", "figures/positional_encoding.png"),
+    ("Learning curves", "figures/learning_curves.png"),
+)
 
 
 @dataclass(frozen=True)
@@ -132,16 +139,23 @@ def promote(
             return Winner(best, run.experiment, package, score, standing, *facts, None, None, compared)
     alias = CHAMPION if compared is None or compared.wins else CHALLENGER
     tracker.flush(_DELIVERY_S)
+    lineage = _lineage(sweep, best, run, standing, data)
+    card = Card(name, run.experiment, data, score, f"{best.name}, {standing.describe()}", _shown(lineage), _PICTURES)
     version = register_model(
         tracking_uri,
         name=name,
         package=package,
         run=run.key,
-        tags=_lineage(sweep, best, run, standing, data),
-        description=_describe(run.experiment, score, standing),
+        tags=lineage,
+        description=card.markdown(),
         alias=alias,
         metrics={"test/accuracy": score.accuracy, standing.metric: standing.mean},
+        about=f" on {lineage['vitray.dataset']}",
     )
+    text = without_pictures(filled(card.markdown(), str(version), ""))
+    (run.folder / CARD).write_text(text, encoding="utf-8")
+    tracker.log_artifact(run.key, run.folder / CARD)
+    tracker.set_tags(run.key, {"mlflow.note.content": text})  # MLflow's name for the description of a run
     return Winner(best, run.experiment, package, score, standing, *facts, version, alias, compared)
 
 
@@ -194,14 +208,9 @@ def _lineage(sweep: Sweep, best: TrialRecord, run: Run, standing: Standing, data
     }
 
 
-def _describe(experiment: Experiment, score: Score, standing: Standing) -> str:
-    model, (low, high) = experiment.model, score.interval
-    return (
-        f"Vision Transformer, patch {model.patch_size}, depth {model.depth}, {model.num_heads} heads, "
-        f"width {model.embed_dim}, positions {model.pos_encoding}. Test accuracy {score.accuracy:.4f} "
-        f"(95 % interval {low:.3f} to {high:.3f}, {score.samples} images). Winner: {standing.trial.name}, "
-        f"{standing.describe()}."
-    )
+def _shown(lineage: dict[str, str]) -> dict[str, str]:
+    """What of it the card lists; the rest is in other parts of the card."""
+    return {key.removeprefix("vitray."): lineage[key] for key in ("vitray.sweep", "vitray.trial", "vitray.config_hash")}
 
 
 def _digest(package: Path) -> str:
