@@ -52,13 +52,18 @@ def score_file(
         note(line)
     job = Job(model, package, info, inputs, top, executor, address, device)
     workers: list[str] = []
+
+    def tell(text: str) -> None:
+        workers.append(text)
+        note(f"scoring by {text}")
+
     with progress_bars() as bars:
         scored = score(
             job,
             to,
             overwrite=overwrite,
             progress=lambda done, total: bars("score", done, total),
-            tell=workers.append,
+            tell=tell,
         )
     if not scored.seconds:
         note(f"{to} was finished already: nothing was left to do (--overwrite makes it anew)")

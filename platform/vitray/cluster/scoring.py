@@ -6,10 +6,11 @@ So no pixel passes through Ray, and memory is what the workers hold, however man
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import sys
-import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -101,22 +102,40 @@ def ray_workers(
         DataError: the images lie on a disk that not all its machines see.
         LostWorkersError: a unit's worker died again and again.
     """
-    with connect(address) as cluster, quiet():
-        workers = plan_workers(cluster, 4 * count_parameters(model.info.model), gpu=gpu, units=len(units))
-        check_room(
-            workers.cpus,
-            what="scoring",
-            where=f"Ray ({cluster.address})",
-            remedy="end what else runs there, wait for it, or leave --address out to use this machine",
-            patience=PATIENCE_S,
-        )
-        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
-        if len(nodes) > 1:
-            for place in source.places[:_PLACES]:
-                check_readable(place, nodes)
-        tell(workers.describe())
-        with closing(_tables(_pipeline(model, source, units, workers, top_k))) as tables:
-            yield tables
+    with (
+        connect(address) as cluster,
+        workers_of(cluster, model, source, units, top_k=top_k, gpu=gpu, tell=tell) as tables,
+    ):
+        yield tables
+
+
+@contextmanager
+def workers_of(
+    cluster: Cluster,
+    model: LoadedModel,
+    source: Inputs,
+    units: Sequence[Unit],
+    *,
+    top_k: int,
+    gpu: bool | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Iterator[Iterator[pa.Table]]:
+    """As :func:`ray_workers`, on a cluster that this process is connected to."""
+    workers = plan_workers(cluster, 4 * count_parameters(model.info.model), gpu=gpu, units=len(units))
+    check_room(
+        workers.cpus,
+        what="scoring",
+        where=f"Ray ({cluster.address})",
+        remedy="end what else runs there, wait for it, or leave --address out to use this machine",
+        patience=PATIENCE_S,
+    )
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    if len(nodes) > 1:
+        for place in source.places[:_PLACES]:
+            check_readable(place, nodes)
+    tell(workers.describe())
+    with quiet(), closing(_tables(_pipeline(model, source, units, workers, top_k))) as tables:
+        yield tables
 
 
 def _pipeline(
@@ -168,9 +187,10 @@ class _Worker:
 
 
 def _tables(dataset: ray.data.Dataset) -> Generator[pa.Table, None, None]:
-    with _without(_WARNING):
-        bundles = iter(dataset.iter_internal_ref_bundles())  # makes the actors
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # put back by quiet(); what fails is raised here, once
     try:
+        with _without(_WARNING):
+            bundles = iter(dataset.iter_internal_ref_bundles())  # makes the actors, and waits for the first answer
         for bundle in bundles:
             for reference in bundle.block_refs:
                 for answer in ray.get(reference)["answer"]:
@@ -180,7 +200,7 @@ def _tables(dataset: ray.data.Dataset) -> Generator[pa.Table, None, None]:
                     yield table
     except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
         raise LostWorkersError(
-            f"a worker died {_RETRIES + 1} times at the same images: {str(error).splitlines()[0]}",
+            f"a worker died {_RETRIES + 1} times at the same images",
             remedy="what is done is kept; look at the machine's memory (dmesg), and run the same command again",
         ) from error
 
@@ -189,16 +209,22 @@ def _tables(dataset: ray.data.Dataset) -> Generator[pa.Table, None, None]:
 def _without(words: bytes) -> Iterator[None]:
     """Drop the lines with these words among those that Ray's own core, which has no logger, prints meanwhile."""
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as printed:
-        kept = os.dup(2)
-        os.dup2(printed.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            printed.seek(0)
-            for line in printed:
+    kept, (reader, writer) = os.dup(2), os.pipe()
+
+    def copy() -> None:
+        with open(reader, "rb") as lines:  # noqa: PTH123  # a descriptor, no path
+            for line in lines:
                 if words not in line:
-                    os.write(2, line)
+                    os.write(kept, line)
+
+    thread = threading.Thread(target=copy, daemon=True, name="vitray-ray-stderr")
+    thread.start()
+    os.dup2(writer, 2)
+    os.close(writer)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)  # closes the pipe's last end, so the thread comes to its own
+        thread.join(timeout=5)
+        os.close(kept)

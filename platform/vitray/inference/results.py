@@ -151,7 +151,7 @@ class Results:
     def _begin(self, overwrite: bool) -> None:
         there = _read(self._folder / _ABOUT)
         if there is not None and (other := self.about.differs(there)) is not None:
-            if not overwrite:
+            if not overwrite and self._parts():
                 what = f"is the beginning of a scoring {other}"
                 remedy = "give another --to, or --overwrite to begin anew"
                 raise DataError(what, where=str(self._folder), remedy=remedy)
