@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import psutil
 import pytest
 from browser import Browser
@@ -194,13 +195,41 @@ def test_a_promotion_under_load_fails_no_request(served: Served) -> None:
 def test_a_replica_that_is_killed_costs_time_and_no_answer(served: Served) -> None:
     with load(served, 4) as answered:
         _until(lambda: len(answered) >= 20)
-        (replica,) = [p for p in served.processes() if p.cmdline() and p.cmdline()[0].startswith("ray::ServeReplica")]
+        (replica,) = _replicas(served)
         replica.kill()
         replica.wait()
         before = len(answered)
         _until(lambda: len(answered) >= before + 50)
     assert set(answered) == {"signs/1"}
     assert json.loads(served.get("/readyz"))["ready"]
+
+
+def test_no_port_beyond_loopback_answers_without_the_token(served: Served) -> None:
+    """Replicas listen on every interface for calls whose content is pickled."""
+    (replica,) = _replicas(served)
+    ports = [c.laddr.port for c in replica.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    refusals = []
+    for port in ports:
+        with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+            call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest", request_serializer=bytes)
+            with pytest.raises(grpc.RpcError) as refused:
+                call(b"", timeout=10)
+            refusals.append(refused.value.code())
+    assert grpc.StatusCode.UNAUTHENTICATED in refusals  # Serve's; Ray's own may not even know the name of the call
+    assert set(refusals) <= {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED}
+    listening = [c.laddr.ip for p in served.processes() if "vitray.cli" in p.cmdline() for c in _listening(p, served)]
+    assert listening == ["127.0.0.1"]
+
+
+def _listening(process: psutil.Process, served: Served) -> list[Any]:
+    """Where a process takes HTTP."""
+    port = int(served.url.rpartition(":")[2])
+    connections = process.net_connections("tcp")
+    return [c for c in connections if c.status == psutil.CONN_LISTEN and c.laddr.port == port]
+
+
+def _replicas(served: Served) -> list[psutil.Process]:
+    return [p for p in served.processes() if p.cmdline() and p.cmdline()[0].startswith("ray::ServeReplica")]
 
 
 @pytest.mark.usefixtures("champion_is_1")
