@@ -11,6 +11,7 @@ import click
 from vitray.cli.options import address_option, config_argument, overrides_argument
 from vitray.cli.output import age, emit, grid, note, output_option
 from vitray.cli.sweep_report import report
+from vitray.masking import public
 
 if TYPE_CHECKING:
     from vitray.cluster.launch import Prepared
@@ -151,7 +152,7 @@ def summary(result: SweepResult, tracking_uri: str) -> dict[str, Any]:
         "test_interval": winner.score.interval,
         "model": winner.uri,
         "alias": winner.alias,
-        "tracking_uri": tracking_uri,
+        "tracking_uri": public(tracking_uri),
         "seconds": result.seconds,
     }
 

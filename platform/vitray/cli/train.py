@@ -9,6 +9,7 @@ import click
 from vitray.cli.options import address_option, overrides_argument
 from vitray.cli.output import emit, note, output_option
 from vitray.errors import ConfigError
+from vitray.masking import public
 
 
 @click.command()
@@ -41,7 +42,7 @@ def train(config: str | None, overrides: tuple[str, ...], resume: str | None, ad
         "name": result.name,
         "folder": str(result.folder),
         "run": result.run_key,
-        "tracking_uri": home.tracking_uri,
+        "tracking_uri": public(home.tracking_uri),
         "epoch": last.epoch if last else None,
         "metrics": dict(last.metrics) if last else {},
         "checkpoint": last.checkpoint if last else None,

@@ -19,6 +19,7 @@ import click
 from vitray.cli.output import note
 from vitray.errors import ResourceError, VitrayError
 from vitray.home import Home
+from vitray.masking import public
 
 START_WAIT_S = 90.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -35,7 +36,7 @@ def ui(port: int | None, host: str, no_browser: bool) -> None:
     """
     home = Home.find()
     if home.tracking_uri.startswith(("http://", "https://")):
-        click.echo(home.tracking_uri)
+        click.echo(public(home.tracking_uri))
         _browse(home.tracking_uri, no_browser)
         return
     if not home.database.exists() and "MLFLOW_TRACKING_URI" not in os.environ:
@@ -53,7 +54,7 @@ def ui(port: int | None, host: str, no_browser: bool) -> None:
     try:
         _wait_until_up(server, host, port, log)
         click.echo(url)
-        note(f"the pages of {home.tracking_uri}; Ctrl-C ends them (server log: {log})")
+        note(f"the pages of {public(home.tracking_uri)}; Ctrl-C ends them (server log: {log})")
         _browse(url, no_browser)
         if code := server.wait():
             raise VitrayError(f"the MLflow server ended with code {code}", where=str(log), remedy="see its log")

@@ -18,7 +18,7 @@ from vitray.cluster.local import Cluster, connect
 from vitray.cluster.loss import told_of_loss
 from vitray.cluster.machine import Machine
 from vitray.cluster.weights import check_trials
-from vitray.errors import ConfigError, DataError, InterruptedRunError, TrainingError
+from vitray.errors import ConfigError, DataError, InterruptedRunError, TrackingError, TrainingError
 from vitray.experiment import Experiment
 from vitray.home import Home
 from vitray.tracking.tracker import Tracker
@@ -177,6 +177,8 @@ def _run(prepared: Prepared, home: Home, display: Display, name: str, address: s
                 tracker.end_run(sweep.key, "KILLED" if interrupted else "FAILED")
                 if isinstance(error, KeyboardInterrupt):
                     raise _interrupted(name, ledger.records.values()) from None
+                if isinstance(error, TrackingError):  # what was trained is safe: only the registry is missing
+                    error.remedy = f"{error.remedy or 'mend it'}; then go on with: vitray sweep resume {name}"
                 raise
             tags = {"vitray.best": winner.trial.name, "vitray.model": winner.uri or "none: the champion is better"}
             tracker.set_tags(sweep.key, tags)
