@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from importlib.util import find_spec
-from types import FrameType
-from typing import TYPE_CHECKING
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
 from vitray.cli.options import address_option
 from vitray.cli.output import note
+from vitray.environment import environment
 from vitray.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -69,16 +69,18 @@ def serve(
         versions.read(version)  # that a folder holds no model is better told before Ray starts
     from vitray.inference.serving import server
 
-    with server.bind(host, port) as listening, _interruptible():
+    with server.bind(host, port) as listening, _Interrupts() as interrupts:
         port = listening.getsockname()[1]
         note(f"starting Ray and loading {version.label} ...")
-        from vitray.cluster.local import connect
-        from vitray.cluster.serving import Replicas, deployed, threads_for
+        with environment(RAY_ENABLE_AUTO_CONNECT="0"):  # Serve's threads, left without their Ray, would start another
+            from vitray.cluster.local import connect
+            from vitray.cluster.serving import Replicas, deployed, threads_for
         from vitray.inference.serving.serve import Batching, Options
         from vitray.inference.serving.serve import serve as answer
 
         options = Options(host, allow_host, reload_s, Batching(max_batch, in_flight=replicas), int(max_mb * 1e6))
-        with suppress(KeyboardInterrupt), connect(address) as cluster:
+        with connect(address) as cluster:
+            interrupts.take()  # again: Ray has handlers of its own
             wanted = Replicas(replicas, device, threads or threads_for(cluster, replicas), max_batch)
             with deployed(cluster, wanted, port) as backend:
                 asyncio.run(answer(model, version, backend, listening, options, ready=_welcome(host, port), say=note))
@@ -123,16 +125,30 @@ def _check_extra() -> None:
         raise ResourceError(what, where="vitray serve", remedy="pip install 'vitray[serve]'")
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """What asks a process to end is Ctrl-C for us, so that Ray is taken down in good order."""
+class _Interrupts:
+    """Whoever asks the process to end means Ctrl-C, and what breaks on the way out is no error.
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    An import or Ray that is interrupted may raise anything, with KeyboardInterrupt somewhere inside it.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def take(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            before = signal.signal(number, self._interrupt)
+            self._before.setdefault(number, before)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
         raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
+    def __enter__(self) -> Self:
+        self.take()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+        return self._asked or isinstance(error, KeyboardInterrupt | SystemExit)  # the latter is Ray's way with SIGTERM

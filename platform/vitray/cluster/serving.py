@@ -9,12 +9,13 @@ where the command was typed, and leaves other applications of a cluster's Serve 
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,10 +216,17 @@ def deployed(cluster: Cluster, replicas: Replicas, port: int) -> Iterator[ServeB
         yield ServeBackend(_run(name, replicas), replicas.count)
     finally:
         if not cluster.local:  # a local Serve ends with its Ray
-            with suppress(Exception):  # the cluster may be gone
-                serve.delete(name)
-                if not serve.status().applications:
-                    serve.shutdown()
+            _leave(name)
+
+
+def _leave(name: str) -> None:
+    """Take the application off a cluster, and Serve too where it had no other."""
+    # The end of Serve's controller ends calls to it that wait for news, which Ray reports as failed on stdout.
+    with redirect_stdout(io.StringIO()), suppress(Exception):  # the cluster may be gone
+        serve.delete(name)
+        if not serve.status().applications:
+            serve.shutdown()
+            time.sleep(0.5)
 
 
 def _run(name: str, replicas: Replicas) -> Any:

@@ -54,7 +54,8 @@ async def serve(
         VitrayError: the model cannot be loaded.
     """
     live = Live(model, backend, metrics=Metrics(), say=say, batching=options.batching)
-    loaded = await live.start(version)
+    with server.interruptible():
+        loaded = await live.start(version)
     app = App(live, Guard(options.host, options.names), say=say, max_bytes=options.max_bytes)
     follows = asyncio.create_task(live.watch(options.reload_s)) if options.reload_s and may_change(model) else None
     try:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from vitray.errors import ResourceError
 
 _LAST_REQUESTS_S = 10  # for requests in flight when it is stopped
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -69,11 +69,38 @@ async def run(app: ASGIApp, listening: socket.socket) -> None:
         server.force_exit = server.should_exit
         server.should_exit = True
 
-    loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stop)
-    try:
+    with _on_signals(stop):
         await server.serve(sockets=[listening])
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """A signal cancels what is awaited inside the block, which then ends as KeyboardInterrupt."""
+    task = asyncio.current_task()
+    assert task is not None
+    cancelled = False
+
+    def cancel() -> None:
+        nonlocal cancelled
+        cancelled = True
+        task.cancel()
+
+    try:
+        with _on_signals(cancel):
+            yield
+    except asyncio.CancelledError:
+        if cancelled:
+            raise KeyboardInterrupt from None
+        raise
+
+
+@contextlib.contextmanager
+def _on_signals(act: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, act)
+    try:
+        yield
     finally:
-        for number in _SIGNALS:
+        for number in SIGNALS:
             loop.remove_signal_handler(number)
