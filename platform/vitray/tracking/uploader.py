@@ -17,7 +17,7 @@ from vitray.tracking.server import Server, UnavailableError
 from vitray.tracking.spool import Spool, folder_of, forget_oldest, leftovers
 
 SYNC_EVERY_S = 0.2  # what a power cut may cost; a killed process costs nothing
-BACKOFF_S = (0.5, 5.0)  # first and longest pause while the server is away
+BACKOFF_S = (0.5, 2.0)  # first and longest pause while the server is away: what it costs in draining late
 logger = logging.getLogger("vitray.tracking")
 
 
