@@ -20,6 +20,7 @@ _SHOWN = 10_000  # images for the eye; beyond, a file serves better
 @click.option("--top", default=3, show_default=True, type=click.IntRange(min=1), help="Classes to list per image.")
 @click.option("--split", metavar="NAME", help="Of a dataset folder [default: test].")
 @click.option("--image-column", metavar="NAME", help="Of Parquet files [default: found by type and usual names].")
+@click.option("--path-column", metavar="NAME", help="Of listings [default: found by its usual names].")
 @click.option("--overwrite", is_flag=True, help="Replace what is at --to, finished or not.")
 @click.option(
     "--executor",
@@ -77,6 +78,7 @@ def _show(
     *,
     split: str | None,
     image_column: str | None,
+    path_column: str | None,
     device: str | None,
 ) -> None:
     from vitray.tracking.registry import download
@@ -84,7 +86,7 @@ def _show(
     folder = download(model)  # before importing torch, so that a misspelt name is answered at once
     from vitray.inference.inputs import open_inputs
 
-    inputs = open_inputs(images, split=split, image_column=image_column, missing_ok=True)
+    inputs = open_inputs(images, split=split, image_column=image_column, path_column=path_column, missing_ok=True)
     chunks = inputs.chunks()
     _refuse_many(sum(chunk.images or 0 for chunk in chunks), images)
     from vitray.inference.batch import BatchScorer

@@ -25,6 +25,7 @@ def score_file(
     *,
     split: str | None,
     image_column: str | None,
+    path_column: str | None,
     overwrite: bool,
     executor: Any,
     address: str | None,
@@ -47,7 +48,7 @@ def score_file(
     from vitray.models.package import read_info
 
     info, _ = read_info(package)
-    inputs = open_inputs(sources, classes=info.classes, split=split, image_column=image_column)
+    inputs = open_inputs(sources, classes=info.classes, split=split, image_column=image_column, path_column=path_column)
     for line in inputs.notes:
         note(line)
     job = Job(model, package, info, inputs, top, executor, address, device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import sys
 import threading
 import warnings
@@ -37,6 +38,7 @@ _PLACES = 3  # of the inputs that are looked for on all machines
 _DECODERS = 8  # threads a GPU at most: more decode than it classifies
 # Ray says so of every actor of Ray Data's that may be restarted; the arguments stay as long as this process.
 _WARNING = b"has constructor arguments in the object store"
+_RAISED = re.compile(r"[A-Za-z_.]*(?:Error|Exception): ")
 _RETRIES = 3  # of a unit whose worker died: an image that kills decoders must not do so for ever
 
 
@@ -199,10 +201,21 @@ def _tables(dataset: ray.data.Dataset) -> Generator[pa.Table, None, None]:
                         raise table
                     yield table
     except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
+        if (reason := _not_started(error)) is not None:
+            remedy = "vitray and the model's device must be there on all machines of the cluster"
+            raise LostWorkersError(f"a worker did not start: {reason}", remedy=remedy) from error
         raise LostWorkersError(
             f"a worker died {_RETRIES + 1} times at the same images",
             remedy="what is done is kept; look at the machine's memory (dmesg), and run the same command again",
         ) from error
+
+
+def _not_started(error: Exception) -> str | None:
+    """What a worker's start raised, out of the text that Ray makes of it; None where it had started."""
+    if "creation task" not in str(error):
+        return None
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if _RAISED.match(line)), lines[0])
 
 
 @contextmanager

@@ -85,6 +85,7 @@ def open_inputs(
     classes: Collection[str] = (),
     split: str | None = None,
     image_column: str | None = None,
+    path_column: str | None = None,
     missing_ok: bool = False,
 ) -> Inputs:
     """The images that ``specs`` mean, in the order given; those of a folder or a pattern sorted by name.
@@ -96,21 +97,23 @@ def open_inputs(
         classes: a folder of such a name is the true class of the files below it.
         split: of dataset folders; test when None.
         image_column: of Parquet files.
+        path_column: of listings, which Parquet files can be too.
         missing_ok: an image file that is not there is an image with a problem rather than an error.
 
     Raises:
         DataError: nothing there, nothing that holds images, an option that none of them has a use for.
     """
-    opener = _Opener(frozenset(classes), split, image_column, missing_ok)
+    given = {"split": split, "image_column": image_column, "path_column": path_column}
+    options = {name: value for name, value in given.items() if value is not None}
+    opener = _Opener(frozenset(classes), options, missing_ok)
     places = [place for spec in specs for place in _expanded(spec)]
     parts: list[Part] = []
     for single, group in itertools.groupby(((place, opener.open(place)) for place in places), lambda p: p[1] is None):
         found = list(group)
         parts += [_loose([place for place, _ in found])] if single else [part for _, part in found if part]
-    for option, value in (("split", split), ("image-column", image_column)):
-        if value is not None and option not in opener.used:
-            remedy = "leave it out, or name a source that has one"
-            raise DataError(f"none of these has a use for --{option}", where=public(specs[0]), remedy=remedy)
+    for option in sorted(options.keys() - opener.used):
+        what = f"none of these has a use for --{option.replace('_', '-')}"
+        raise DataError(what, where=public(specs[0]), remedy="leave it out, or name a source that has one")
     return Inputs(parts)
 
 
@@ -119,7 +122,7 @@ def _expanded(spec: str) -> list[str]:
     if not is_pattern(spec) or spec.lower().endswith(".tar"):
         return [spec]
     if is_uri(spec):
-        return [join(_parent(spec), name) for name in matches(Files(_parent(spec)), PurePosixPath(spec).name)]
+        return [join(_parent(spec), name) for name in matches(_files(_parent(spec)), PurePosixPath(spec).name)]
     if Path(spec).exists():
         return [spec]
     found = glob.glob(spec, recursive=True)  # noqa: PTH207  # it keeps what a relative pattern is relative to
@@ -133,8 +136,7 @@ def _expanded(spec: str) -> list[str]:
 @dataclass
 class _Opener:
     classes: frozenset[str]
-    split: str | None
-    image_column: str | None
+    options: dict[str, str]
     missing_ok: bool
     used: set[str] = field(default_factory=set)
 
@@ -146,17 +148,20 @@ class _Opener:
             return Part(open_source(spec), "", spec)
         if "\0" in spec or not spec.strip():
             raise DataError("is no path", where=repr(spec), remedy="name image files, or a folder of them")
-        files = Files(spec)
+        files = _files(spec)
         kind = files.kind()
         if kind == "folder":
             return self._folder(spec, files)
         name = spec.partition("?")[0].lower()
         if kind == "file" and name.endswith(_TABLES):
-            source = self._source(spec, tables=name.endswith(".parquet"))
+            columns = {".parquet": ("image_column", "path_column"), ".tar": ()}.get(
+                name[name.rfind(".") :], ("path_column",)
+            )
+            source = self._source(spec, *columns)
             shown = "" if name.endswith((".csv", ".tsv")) else _parent(spec)
             return Part(source, shown, _stamp(files, [""]), place=_place(files))
         if kind is None and is_pattern(spec) and name.endswith(".tar"):
-            source, folder = self._source(spec, tables=False), Files(_parent(spec))
+            source, folder = self._source(spec), _files(_parent(spec))
             stamp = _stamp(folder, [chunk.place[0] for chunk in source.chunks()])
             return Part(source, _parent(spec), stamp, place=_place(folder))
         if kind is None and not self.missing_ok:
@@ -167,11 +172,11 @@ class _Opener:
     def _folder(self, spec: str, files: Files) -> Part:
         if MANIFEST in files.entries()[1]:
             self.used.add("split")
-            store, split = ShardStore.open(spec), self.split or _SPLIT
+            store, split = ShardStore.open(spec), self.options.get("split", _SPLIT)
             return Part(DatasetSplit(store, split), "", f"{store.fingerprint} {split}", place=_place(files))
         kind, paths = kind_of_files(files), files.below()
         if kind in (".tar", ".parquet"):
-            source = self._source(spec, tables=kind == ".parquet")
+            source = self._source(spec, *(["image_column"] if kind == ".parquet" else []))
             return Part(source, spec, _stamp(files, paths), place=_place(files))
         images = [path for path in paths if PurePosixPath(path).suffix.lower() in IMAGES]
         if not images:
@@ -182,22 +187,35 @@ class _Opener:
         loose = LooseFiles(files, images, public(spec), self.classes)
         return Part(loose, "", _stamp(files, images), notes if left_out else (), _place(files))
 
-    def _source(self, spec: str, *, tables: bool) -> Source:
-        """``tables``: it is Parquet, which may hold images in any column."""
-        if tables and self.image_column is not None:
-            self.used.add("image-column")
-            return open_source(spec, labelled=False, image_column=self.image_column)
-        return open_source(spec, labelled=False)
+    def _source(self, spec: str, *columns: str) -> Source:
+        """``columns``: the options that this kind of source has a use for."""
+        given = {name: self.options[name] for name in columns if name in self.options}
+        self.used |= given.keys()
+        return open_source(
+            _absolute(spec),
+            labelled=False,
+            image_column=given.get("image_column"),
+            path_column=given.get("path_column"),
+        )
 
 
 def _loose(paths: list[str]) -> Part:
     """Files that were named one by one; relative paths count from here, also where a task runs elsewhere."""
     stamps = []
     for path in paths:
-        files = Files(path)
+        files = _files(path)
         stamps.append(f"{path} {_stamp(files, ['']) if files.kind() else 'missing'}")
-    first = Files(_parent(paths[0]) or ".")
-    return Part(LooseFiles(Files("."), paths), "", "\n".join(stamps), place=_place(first))
+    first = _files(_parent(paths[0]) or ".")
+    return Part(LooseFiles(_files("."), paths), "", "\n".join(stamps), place=_place(first))
+
+
+def _files(spec: str) -> Files:
+    return Files(_absolute(spec))
+
+
+def _absolute(spec: str) -> str:
+    """A path that means the same in every process, at any time; URIs as they are."""
+    return spec if is_uri(spec) else os.path.abspath(spec)  # noqa: PTH100  # it takes ".." and "/" at the end away
 
 
 def _place(files: Files) -> Path | None:

@@ -224,7 +224,7 @@ def finished(path: str, about: About) -> Tally | None:
 def _noted(path: Path) -> dict[str, Any] | None:
     """What a Parquet file of ours says about how it was made."""
     try:
-        noted = (pq.read_schema(path).metadata or {}).get(_SUMMARY)
+        noted = (pq.read_metadata(path).metadata or {}).get(_SUMMARY)  # the schema alone has no notes
     except (OSError, pa.ArrowException):
         return None
     return None if noted is None else json.loads(noted)
