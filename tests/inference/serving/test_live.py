@@ -149,6 +149,21 @@ def test_without_the_registry_it_goes_on_and_says_so_once(followed: Any, models:
     followed(scene)
 
 
+def test_readiness_does_not_tell_the_registrys_password(models: Models) -> None:
+    async def go() -> None:
+        said: list[str] = []
+        live = Live(MODEL, LocalBackend(), metrics=Metrics(), say=said.append, tracking_uri=models.uri)
+        await live.start(versions.find(MODEL, models.uri))
+        live._tracking_uri = "http://me:opensesame@127.0.0.1:9"  # nobody listens there
+        await live.look()
+        ready = await ask(App(live, Guard("127.0.0.1"), say=said.append), "GET", "/readyz")
+        assert "does not answer" in ready.json["warning"]
+        assert "opensesame" not in ready.json["warning"] + said[0]
+
+    models.promote(1)
+    asyncio.run(go())
+
+
 def test_only_an_alias_is_followed() -> None:
     assert versions.may_change("models:/signs@champion")
     assert not versions.may_change("models:/signs/1")

@@ -14,6 +14,7 @@ from vitray.inference.serving.batching import Batcher
 from vitray.inference.serving.contract import Answer, Backend, Facts
 from vitray.inference.serving.metrics import Metrics
 from vitray.inference.serving.versions import Version
+from vitray.masking import masked
 
 _TRY_AGAIN_S = 60.0  # until a version that could not be loaded is tried again
 
@@ -158,4 +159,5 @@ class Live:
 
 
 def _line(error: VitrayError) -> str:
-    return str(error).replace("\n  ->", ";")
+    """Without secrets: whoever asks /readyz gets to see it."""
+    return masked(str(error)).replace("\n  ->", ";")
