@@ -78,7 +78,8 @@ def serve(
         from vitray.inference.serving.serve import Batching, Options
         from vitray.inference.serving.serve import serve as answer
 
-        options = Options(host, allow_host, reload_s, Batching(max_batch, in_flight=replicas), int(max_mb * 1e6))
+        calls = 1 if max_batch > 1 else 8  # without batches, calls to a replica overlap instead
+        options = Options(host, allow_host, reload_s, Batching(max_batch, calls * replicas), int(max_mb * 1e6))
         with connect(address) as cluster:
             interrupts.take()  # again: Ray has handlers of its own
             wanted = Replicas(replicas, device, threads or threads_for(cluster, replicas), max_batch)
