@@ -12,6 +12,7 @@ import pickle
 import re
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -29,6 +30,7 @@ from vitray.data.ray_reach import check_readable
 from vitray.errors import LostWorkersError, ResourceError, VitrayError
 from vitray.inference.batch import BatchScorer, LoadedModel
 from vitray.inference.inputs import Inputs
+from vitray.inference.scoring import READY
 from vitray.inference.units import Unit
 from vitray.model_size import count_parameters
 
@@ -176,6 +178,7 @@ class _Worker:
         torch.set_num_threads(workers.threads)
         predictor = ray.get(model).predictor("cuda" if workers.gpu else "cpu")
         self._scorer = BatchScorer(predictor, source, top_k=top_k, decoders=workers.decoders)
+        self._ready = {READY: str(time.time())}
 
     def __call__(self, block: pa.Table) -> pa.Table:
         answers = [pickle.dumps(self._answer(pickle.loads(unit.as_buffer()))) for unit in block["unit"]]
@@ -183,7 +186,7 @@ class _Worker:
 
     def _answer(self, unit: Unit) -> pa.Table | VitrayError:
         try:
-            return self._scorer.score(unit)
+            return self._scorer.score(unit).replace_schema_metadata(self._ready)
         except VitrayError as error:  # raised here, Ray would try again and print it
             return error
 

@@ -20,7 +20,11 @@ from vitray.inference.units import Unit, cut
 from vitray.models.package import INFO
 
 Execute = Callable[[Sequence[Unit]], AbstractContextManager[Iterator[pa.Table]]]
-"""Runs units: inside the block their tables come in order; what it started (a Ray, threads) ends with the block."""
+"""Runs units: inside the block their tables come in order; what it started (a Ray, threads) ends with the block.
+
+A table may say in its schema's metadata, under :data:`READY`, when its worker was ready to begin (Unix time, seconds).
+"""
+READY = b"vitray.ready"
 Progress = Callable[[int, int], None]
 """Called with images (or units, where nobody knows how many images there are) done and in all."""
 
@@ -32,9 +36,9 @@ class Scored:
     Args:
         tally: of the whole file.
         resumed: images that an earlier scoring had done.
-        images_per_s: of this one, from its first table to its last, so without start-up; None where there was no
-            second table to measure by.
-        start_s: seconds until the first table: Ray and workers starting, the model loading, the first unit.
+        images_per_s: of this one, from when its first worker was ready to the last table; None where it had nothing to
+            do.
+        start_s: seconds until that worker was ready: Ray and workers starting, the model loading.
         seconds: in all.
     """
 
@@ -61,21 +65,21 @@ def score_into(
             images cannot be read at all.
         InterruptedRunError: Ctrl-C; the same call goes on.
     """
-    begun = time.monotonic()
+    clock = _Clock()
     with Results.open(path, about, overwrite=overwrite) as results:
         units = cut(chunks, results.about.unit_images)
         known = all(unit.images is not None for unit in units)
         sizes = [unit.images or 0 if known else 1 for unit in units]
         left, resumed = units[results.next_unit :], results.rows_so_far() if results.next_unit else 0
-        clock = _Clock()
         done = sum(sizes[: results.next_unit])
         progress(done, sum(sizes))
         try:
             if left:
                 with execute(left) as tables:
+                    clock.entered = time.time()
                     for unit, table in zip(left, tables, strict=True):
-                        results.add(table)
-                        clock.saw(len(table))
+                        clock.saw(table)
+                        results.add(table.replace_schema_metadata(None))
                         done += sizes[unit.number]
                         progress(done, sum(sizes))
         except KeyboardInterrupt:
@@ -83,7 +87,7 @@ def score_into(
             what = f"interrupted at unit {results.next_unit} of {len(units)}; {results.rows_so_far()} images are kept"
             raise InterruptedRunError(what, where=path, remedy="the same command goes on from there") from None
         tally = results.finish()
-    return Scored(tally, resumed, clock.rate, clock.first - begun if clock.first else 0.0, time.monotonic() - begun)
+    return Scored(tally, resumed, clock.rate, clock.start, time.time() - clock.begun)
 
 
 @contextmanager
@@ -93,22 +97,29 @@ def threads_here(scorer: BatchScorer, threads: int, units: Sequence[Unit]) -> It
 
 
 class _Clock:
-    """Images a second between the first table and the last."""
+    """Images a second from when the first worker was ready. Unix time, since workers are other processes."""
 
     def __init__(self) -> None:
-        self.first = self._last = 0.0
+        self.begun = self.entered = time.time()
+        self._ready: float | None = None
+        self._last = 0.0
         self._images = 0
 
-    def saw(self, images: int) -> None:
-        self._last = time.monotonic()
-        if not self.first:
-            self.first = self._last
-        else:
-            self._images += images
+    def saw(self, table: pa.Table) -> None:
+        self._last = time.time()
+        said = (table.schema.metadata or {}).get(READY)
+        ready = float(said) if said else self.entered
+        ready = min(max(ready, self.begun), self._last)  # another machine's clock may be wrong
+        self._ready = ready if self._ready is None else min(self._ready, ready)
+        self._images += len(table)
+
+    @property
+    def start(self) -> float:
+        return self._ready - self.begun if self._ready else 0.0
 
     @property
     def rate(self) -> float | None:
-        return self._images / (self._last - self.first) if self._images and self._last > self.first else None
+        return self._images / (self._last - self._ready) if self._ready and self._last > self._ready else None
 
 
 def digest_of(package: Path) -> str:
