@@ -3,13 +3,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test test-fast check format clean
+.PHONY: quickstart test test-ray test-other test-fast check format clean
 
 quickstart: $(READY)
 	$(BIN)/vitray quickstart
 
+# The tests that start Ray mostly wait for processes, so the others run beside them. Both run to their end.
 test: check
-	$(BIN)/pytest
+	$(MAKE) --no-print-directory --keep-going --jobs=2 test-ray test-other
+
+test-ray: $(READY)
+	$(BIN)/pytest -m ray
+
+test-other: $(READY)
+	$(BIN)/pytest -m "not ray" -p no:cacheprovider
 
 test-fast: $(READY)
 	$(BIN)/pytest -m "not ray and not slow and not gpu"

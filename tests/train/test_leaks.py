@@ -72,12 +72,15 @@ def undisturbed(pair: WorkerGroup, digits: Path, tmp_path_factory: pytest.TempPa
 
 
 def result(group: WorkerGroup, run: Experiment, folder: Path) -> _Result:
-    """Metrics of every epoch but for times, and the last weights."""
+    """Metrics of every epoch but for times and what the machine did, and the last weights."""
     reports: list[Report] = []
     group.run(run, folder, lambda report: reports.append(report) or True)  # type: ignore[func-returns-value]
     newest = CheckpointStore(folder / "checkpoints").newest()
     assert newest is not None
-    metrics = [{key: value for key, value in r.metrics.items() if key not in _TIMES} for r in reports]
+    metrics = [
+        {key: value for key, value in r.metrics.items() if key not in _TIMES and not key.startswith("system/")}
+        for r in reports
+    ]
     return metrics, load_file(newest / "model.safetensors")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import mlflow
@@ -19,7 +19,7 @@ from vitray.tracking.registry import list_models
 from vitray.train.checkpoint import CheckpointStore
 from vitray.tune.plan import SweepPlan
 from vitray.tune.record import TrialRecord
-from vitray.tune.state import list_sweeps
+from vitray.tune.state import list_sweeps, load_sweep
 
 pytestmark = pytest.mark.ray
 _EPOCHS = 4
@@ -132,9 +132,20 @@ def test_one_parent_one_run_a_trial_one_final(done: Done) -> None:
     assert sorted(kinds) == ["final", "sweep", *["trial"] * 6]
     assert {run.info.status for run in found} == {"FINISHED"}
     parent = next(run for run in found if run.data.tags["vitray.kind"] == "sweep")
+    best = next(run for run in found if run.info.run_name == done.result.winner.trial.name)
     for run in found:
-        if run is not parent:
-            assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        above = {"sweep": None, "trial": parent.info.run_id, "final": best.info.run_id}[run.data.tags["vitray.kind"]]
+        assert run.data.tags.get("mlflow.parentRunId") == above
+
+
+def test_every_run_says_what_it_ran_on(done: Done) -> None:
+    for run in runs(done):
+        (data,) = run.inputs.dataset_inputs
+        assert data.dataset.digest == run.data.tags["vitray.dataset_fingerprint"][:36]
+        assert run.data.tags["vitray.ray_job_id"]
+        if run.data.tags["vitray.kind"] != "sweep":
+            assert 0 <= run.data.metrics["system/cpu_utilization_percentage"] <= 100
+            assert run.data.metrics["system/rank_memory_megabytes"] > 100
 
 
 def test_metrics_are_complete_and_by_epoch(done: Done) -> None:
@@ -173,7 +184,11 @@ def test_the_winner_carries_its_pictures(done: Done) -> None:
 def test_the_sweep_is_listed(done: Done) -> None:
     [saved] = list_sweeps(done.home.runs)
     assert (saved.name, saved.status, saved.facts["model"]) == ("small", "done", "models:/small/1")
-    assert saved.records == done.result.trials, "what lies on disk is what was returned"
+    whole = load_sweep(done.home.runs, "small")
+    assert whole.records == done.result.trials, "what lies on disk is what was returned"
+    assert [replace(r, reports=[], epoch=0, start_s=None, warm=False) for r in whole.records] == [
+        replace(r, epoch=0, start_s=None, warm=False) for r in saved.records
+    ]
 
 
 def test_the_report_is_beside_it_and_in_the_tracker(done: Done) -> None:
