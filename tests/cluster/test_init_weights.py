@@ -24,8 +24,7 @@ from vitray.experiment import Experiment, ModelConfig
 from vitray.home import Home
 from vitray.models import VisionTransformer
 from vitray.models.package import PackageInfo, save_package
-from vitray.tracking import MlflowTracker, registry
-from vitray.tracking import RecordingTracker
+from vitray.tracking import MlflowTracker, RecordingTracker, registry
 from vitray.train.run import Run
 
 SHAPE: dict[str, Any] = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "pos_encoding": "rope_2d"}
