@@ -9,6 +9,7 @@ import click
 
 from vitray.cli.output import emit, note, output_option
 from vitray.errors import VitrayError
+from vitray.masking import public
 
 if TYPE_CHECKING:
     from vitray.home import Home
@@ -98,7 +99,7 @@ def evaluate(
     )
     from vitray.cli.evaluate_text import text
 
-    facts = found.as_json() | {"model": model, "data": data, "run": None if no_log else found.key}
+    facts = found.as_json() | {"data": public(data), "run": None if no_log else found.key}
     emit(facts, output, table=lambda: text(found))
     if not no_log:
         _log(found, home, version.name if version else _LOOSE)

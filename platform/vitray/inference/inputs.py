@@ -24,7 +24,13 @@ from vitray.data.uri import is_uri
 from vitray.errors import DataError
 from vitray.masking import public
 
-_TABLES = (".tar", ".parquet", ".csv", ".tsv")
+_COLUMNS = {  # the options that files of many images have a use for
+    ".tar": (),
+    ".parquet": ("image_column", "path_column"),
+    ".csv": ("path_column",),
+    ".tsv": ("path_column",),
+}
+_TABLES = tuple(_COLUMNS)
 _SPLIT = "test"
 _ASKED = 1000  # files of a store at a time
 
@@ -118,12 +124,8 @@ def open_inputs(
 
 
 def _expanded(spec: str) -> list[str]:
-    """The paths that a pattern stands for (on an object store: of names in one folder); patterns of tar files stay."""
-    if not is_pattern(spec) or spec.lower().endswith(".tar"):
-        return [spec]
-    if is_uri(spec):
-        return [join(_parent(spec), name) for name in matches(_files(_parent(spec)), PurePosixPath(spec).name)]
-    if Path(spec).exists():
+    """The paths that a local pattern stands for; anything else as it is, patterns of tar files too."""
+    if is_uri(spec) or not is_pattern(spec) or spec.lower().endswith(".tar") or Path(spec).exists():
         return [spec]
     found = glob.glob(spec, recursive=True)  # noqa: PTH207  # it keeps what a relative pattern is relative to
     if "**" in spec:  # which means the folders on the way, too
@@ -141,33 +143,40 @@ class _Opener:
     used: set[str] = field(default_factory=set)
 
     def open(self, spec: str) -> Part | None:
-        """The source that one path means; None for a single image file."""
+        """The source that one path means; None for a single image file of this machine."""
         if spec == "builtin:digits":
             spec = dataset_folder(spec)
         if spec.startswith(("builtin:", "torchvision:")):
             return Part(open_source(spec), "", spec)
         if "\0" in spec or not spec.strip():
             raise DataError("is no path", where=repr(spec), remedy="name image files, or a folder of them")
+        plain = spec.partition("?")[0] if is_uri(spec) else spec  # after a URI's question mark come its options
+        name = plain.lower()
+        if is_uri(spec) and is_pattern(plain) and not name.endswith(".tar"):
+            return self._there(spec, matches(_files(_parent(spec)), PurePosixPath(plain).name))
         files = _files(spec)
         kind = files.kind()
         if kind == "folder":
             return self._folder(spec, files)
-        name = spec.partition("?")[0].lower()
         if kind == "file" and name.endswith(_TABLES):
-            columns = {".parquet": ("image_column", "path_column"), ".tar": ()}.get(
-                name[name.rfind(".") :], ("path_column",)
-            )
-            source = self._source(spec, *columns)
-            shown = "" if name.endswith((".csv", ".tsv")) else _parent(spec)
+            source = self._source(spec, *_COLUMNS[PurePosixPath(name).suffix])
+            shown = "" if name.endswith((".csv", ".tsv")) else public(_parent(spec))
             return Part(source, shown, _stamp(files, [""]), place=_place(files))
         if kind is None and is_pattern(spec) and name.endswith(".tar"):
             source, folder = self._source(spec), _files(_parent(spec))
             stamp = _stamp(folder, [chunk.place[0] for chunk in source.chunks()])
-            return Part(source, _parent(spec), stamp, place=_place(folder))
-        if kind is None and not self.missing_ok:
+            return Part(source, public(_parent(spec)), stamp, place=_place(folder))
+        if kind == "file" and is_uri(spec):
+            return self._there(spec, [PurePosixPath(plain).name])
+        if kind is None and (is_uri(spec) or not self.missing_ok):
             remedy = "name image files, folders or patterns of them, a dataset folder, Parquet or tar files"
             raise DataError("there is no such file or folder", where=public(spec), remedy=remedy)
         return None
+
+    def _there(self, spec: str, names: list[str]) -> Part:
+        """Image files of one folder behind a URI."""
+        folder = _files(_parent(spec))
+        return Part(LooseFiles(folder, names, public(_parent(spec)), self.classes), "", _stamp(folder, names))
 
     def _folder(self, spec: str, files: Files) -> Part:
         if MANIFEST in files.entries()[1]:
@@ -177,7 +186,7 @@ class _Opener:
         kind, paths = kind_of_files(files), files.below()
         if kind in (".tar", ".parquet"):
             source = self._source(spec, *(["image_column"] if kind == ".parquet" else []))
-            return Part(source, spec, _stamp(files, paths), place=_place(files))
+            return Part(source, public(spec), _stamp(files, paths), place=_place(files))
         images = [path for path in paths if PurePosixPath(path).suffix.lower() in IMAGES]
         if not images:
             what = f"holds no image files ({', '.join(sorted(IMAGES))})"
@@ -229,7 +238,7 @@ def _parent(spec: str) -> str:
 
 def _stamp(files: Files, paths: Sequence[str]) -> str:
     """Changes when one of the files is another, longer, shorter or newer one."""
-    digest = hashlib.sha256(files.root.encode("utf-8", "surrogateescape"))
+    digest = hashlib.sha256(files.name.encode("utf-8", "surrogateescape"))
     for path, size, time in _looked_at(files, paths):
         digest.update(f"{path}\0{size}\0{time}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
