@@ -7,13 +7,13 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,9 +57,12 @@ class Served:
         )
         with urllib.request.urlopen(request, timeout=120) as said:
             answer: dict[str, Any] = json.load(said)
+        self.check(number, answer)
+        return answer
+
+    def check(self, number: int, answer: dict[str, Any]) -> None:
         (row,) = answer["predictions"]
         assert (row["label"], row["probability"]) == self.expected[answer["model"]][number]
-        return answer
 
     def processes(self) -> list[psutil.Process]:
         found = []
@@ -142,15 +145,15 @@ def _until(happened: Callable[[], bool]) -> None:
 
 
 @contextlib.contextmanager
-def load(served: Served, clients: int) -> Iterator[list[str]]:
-    """Clients that ask without a pause while the block runs: every answer must be right. Yields who answered, in order
-    of the answers."""
-    answered: list[str] = []
+def load(served: Served, clients: int) -> Iterator[list[list[str]]]:
+    """Clients that ask without a pause while the block runs: every answer must be right. Yields the versions that
+    answered each of them, in order."""
+    answered: list[list[str]] = [[] for _ in range(clients)]
     enough = threading.Event()
 
     def client(number: int) -> None:
         while not enough.is_set():
-            answered.append(served.predict(number % len(served.images))["model"])
+            answered[number].append(served.predict(number % len(served.images))["model"])
 
     with ThreadPoolExecutor(clients) as pool:
         asking = [pool.submit(client, number) for number in range(clients)]
@@ -162,45 +165,55 @@ def load(served: Served, clients: int) -> Iterator[list[str]]:
             one.result()
 
 
+def _more(answered: list[list[str]], count: int) -> None:
+    """Wait until every client has had as many answers more."""
+    before = [len(one) for one in answered]
+    _until(lambda: all(len(one) >= had + count for one, had in zip(answered, before, strict=True)))
+
+
 @pytest.mark.usefixtures("champion_is_1")
-def test_many_clients_share_batches_and_each_gets_its_own_answer(served: Served) -> None:
+def test_requests_of_one_moment_share_batches_and_each_gets_its_own_answer(served: Served) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
     batches, images = served.metric("vitray_batch_images_count"), served.metric("vitray_batch_images_sum")
-    with load(served, 16) as answered:
-        _until(lambda: len(answered) >= 300)
-    assert Counter(answered) == {"signs/1": len(answered)}
-    batches, images = (
-        served.metric("vitray_batch_images_count") - batches,
-        served.metric("vitray_batch_images_sum") - images,
-    )
-    assert images == len(answered)
-    assert images > 1.5 * batches
+    numbers = [i % len(served.images) for i in range(48)]
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_connection((host, int(port)), timeout=60)) for _ in numbers]
+        for number, connection in zip(numbers, sockets, strict=True):  # all are sent before any answer is read
+            image = served.images[number]
+            head = f"POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nConnection: close\r\n"
+            connection.sendall(f"{head}Content-Length: {len(image)}\r\n\r\n".encode() + image)
+        for number, connection in zip(numbers, sockets, strict=True):
+            said = stack.enter_context(connection.makefile("rb")).read()
+            served.check(number, json.loads(said.partition(b"\r\n\r\n")[2]))
+    assert served.metric("vitray_batch_images_sum") - images == len(numbers)
+    assert served.metric("vitray_batch_images_count") - batches < len(numbers)
 
 
 @pytest.mark.usefixtures("champion_is_1")
 def test_a_promotion_under_load_fails_no_request(served: Served) -> None:
     with load(served, 4) as answered:
-        _until(lambda: len(answered) >= 20)
+        _more(answered, 5)
         served.models.promote(2)
         _until(lambda: json.loads(served.get("/model"))["version"] == 2)
-        _until(lambda: answered[-1] == "signs/2")
-        after = len(answered)
-        _until(lambda: len(answered) >= after + 50)
-    assert set(answered[:20]) == {"signs/1"}
-    # Four requests at most were under way; what was asked afterwards has the new version's answer.
-    assert set(answered[after + 4 :]) == {"signs/2"}
+        _more(answered, 10)
+    for one in answered:
+        change = one.index("signs/2")
+        assert change >= 5
+        assert set(one[:change]) == {"signs/1"}
+        assert set(one[change:]) == {"signs/2"}
+        assert len(one) - change >= 9  # of the ten, the first may have been asked before
     assert "signs/2 answers from now on (before: signs/1" in served.log.read_text()
 
 
 @pytest.mark.usefixtures("champion_is_1")
 def test_a_replica_that_is_killed_costs_time_and_no_answer(served: Served) -> None:
     with load(served, 4) as answered:
-        _until(lambda: len(answered) >= 20)
+        _more(answered, 5)
         (replica,) = _replicas(served)
         replica.kill()
         replica.wait()
-        before = len(answered)
-        _until(lambda: len(answered) >= before + 50)
-    assert set(answered) == {"signs/1"}
+        _more(answered, 10)
+    assert {model for one in answered for model in one} == {"signs/1"}
     assert json.loads(served.get("/readyz"))["ready"]
 
 
