@@ -22,7 +22,7 @@ def test_names_of_secrets(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["PATH", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "AWS_ACCESS_KEY_ID", "model.pos_encoding", "optim.lr", "KEYBOARD"],
+    ["PATH", "PWD", "OLDPWD", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "AWS_ACCESS_KEY_ID", "model.pos_encoding", "optim.lr", "KEYBOARD"],
 )
 def test_names_that_only_sound_alike(name: str) -> None:
     assert not is_secret_name(name)

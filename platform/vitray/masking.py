@@ -53,6 +53,8 @@ def secret_values(environment: Mapping[str, str]) -> list[str]:
 
 def is_secret_name(name: str) -> bool:
     """Whether the name of a variable or of a config key says that its value is a secret."""
+    if name.lower() in ("pwd", "oldpwd"):  # the shell's working directory
+        return False
     words = re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
     return words[-1] not in _HARMLESS_END and not _WORDS.isdisjoint(words)
 

@@ -72,7 +72,7 @@ def test_the_version_is_told(here: Here) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("trian",), "did you mean 'train'?"),
+        (("trian",), "did you mean 'train' or 'track'?"),
         (("xyzzy",), "known: data, evaluate"),
         (("sweep", "plna", "x.yaml"), "No such command 'plna'"),
         (("sweep", "plan"), "Missing argument 'CONFIG'"),

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vitray.data.decode import Image, encode_png
+from vitray.data.decode import Image, encode_jpeg, encode_png
 from vitray.inference.mlflow_model import ImageClassifier, _load_pyfunc
 from vitray.tracking import MlflowTracker, registry
 
@@ -111,8 +111,8 @@ def served(gray: Path, tmp_path: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_mlflow_models_serve_answers_real_pngs(served: str, model: ImageClassifier, pictures: list[Image]) -> None:
-    pngs = [encode_png(p) for p in pictures[:4]]
+def test_mlflow_models_serve_answers_real_files(served: str, model: ImageClassifier, pictures: list[Image]) -> None:
+    pngs = [*(encode_png(p) for p in pictures[:4]), encode_jpeg(pictures[4], 90)]
     texts = [base64.b64encode(png).decode() for png in pngs]
 
     def ask(body: dict[str, Any]) -> list[dict[str, Any]]:

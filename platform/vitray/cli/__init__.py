@@ -20,7 +20,7 @@ _COMMANDS = {
     "train": ("train", "Train one experiment."),
     "sweep": ("sweep", "Search the Vision Transformer: plan, run, list."),
     "evaluate": ("evaluate", "Measure a model on a dataset's split."),
-    "predict": ("predict", "Classify image files with a registered model."),
+    "predict": ("predict", "Classify images, a few or millions, with a model."),
     "serve": ("serve", "Answer HTTP with a model: batched, reloaded, with a page."),
     "models": ("models", "Browse and change the registry; cost, explain and export models."),
     "track": ("track", "What was reported and is not in MLflow yet: status, sync."),
