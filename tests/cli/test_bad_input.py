@@ -194,7 +194,7 @@ def test_a_cluster_that_is_too_small_or_silent_costs_no_name(
     for module in ("launch", "sweeps"):
         monkeypatch.setattr(f"vitray.cluster.{module}.connect", cluster)
         monkeypatch.setattr(f"vitray.cluster.{module}.check_answers", lambda address: None)
-        monkeypatch.setattr(f"vitray.cluster.{module}.tracking", lambda home: nullcontext(NoTracker()))
+        monkeypatch.setattr(f"vitray.cluster.{module}.tracking", lambda *_, **__: nullcontext(NoTracker()))
     for _ in range(2):
         said = Here(capsys)(*verb, "good.yaml", "name=mine", "cluster.workers=3", "--address", "host:6379")
         assert said.code == 2

@@ -189,7 +189,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> RecordingTracker:
     def train_run(run: Run, *_: object, extra_tags: dict[str, str], **__: object) -> None:
         run.begin(tracker, extra_tags)
 
-    monkeypatch.setattr(launch, "tracking", lambda home: nullcontext(tracker))
+    monkeypatch.setattr(launch, "tracking", lambda *_, **__: nullcontext(tracker))
     monkeypatch.setattr(launch, "connect", lambda address: nullcontext(Cluster("", cpus=2.0, gpus=0.0, node_cpus=2.0)))
     monkeypatch.setattr(launch, "caching", lambda *_: "")
     monkeypatch.setattr(launch, "train_run", train_run)

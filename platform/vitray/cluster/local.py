@@ -57,7 +57,10 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
     if target is not None:
         check_answers(target)
     import ray
+    from ray._private import auto_init_hook
 
+    # Threads that outlive their Ray (a stream that was broken off, Serve's) would else start another, and stay in it.
+    auto_init_hook.enable_auto_connect = False
     if ray.is_initialized():
         raise ResourceError(
             "this process is connected to a Ray already",
