@@ -91,7 +91,6 @@ BAD = [
     (("evaluate", "nowhere", "ds"), "nowhere: there is no such folder"),
     (("evaluate", "ds", "ds"), "is not a model"),
     (("evaluate", "models:/nobody@champion", "ds"), "there is no model 'nobody'"),
-    (("evaluate", "models:/nobody@champion", "nowhere"), "there is no such dataset folder"),
     (("predict", "models:/nobody@champion", "picture.png"), "there is no model 'nobody'"),
 ]
 
