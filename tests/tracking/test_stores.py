@@ -357,6 +357,15 @@ def test_credentials_that_are_missing_or_wrong_are_refused_at_once(
     nothing_began()
 
 
+def test_a_token_where_users_have_passwords(vitray: Callable[..., Told], become: As, monkeypatch: Any) -> None:
+    become(None)
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "a-secret-token")
+    told = vitray("models", "list")  # an error 500 of MLflow's
+    assert told.code == 2
+    assert "and no token" in told.err
+    assert "a-secret-token" not in told.err + told.out
+
+
 def test_credentials_in_the_address_work_and_are_not_shown(
     vitray: Callable[..., Told], become: As, server: MlflowServer
 ) -> None:

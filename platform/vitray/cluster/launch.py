@@ -5,8 +5,8 @@ Everything that can be refused is refused here, before a cluster starts.
 
 from __future__ import annotations
 
-import logging
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,9 +34,8 @@ from vitray.train.run import Run, new_name, saved_experiment, train_run
 if TYPE_CHECKING:  # torch, Ray and MLflow take seconds to import: they come in when nothing is left to refuse
     from vitray.train.report import Report
 
-_DELIVERY_S = 60.0
+_DELIVERY_S, _AWAY_S = 60.0, 5.0  # for a server that is slow, and for one that is away
 _VERIFY = "vitray data verify names all that is wrong; prepare the dataset again"
-log = logging.getLogger("vitray")
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def tracking(
     Args:
         experiment: the MLflow experiment that is written to.
         model: the registered model that gets a version, if any.
-        delivery_s: seconds to wait for the server at the end.
+        delivery_s: seconds to wait at the end for a server that is slow; for one that is away it is 5 at most.
 
     Raises:
         TrackingError: the server will not let us write there.
@@ -89,8 +88,9 @@ def tracking(
     tracker = MlflowTracker(home.tracking_uri, home.spool, home.artifacts)
     try:
         yield tracker
-        if not tracker.flush(delivery_s):
-            log.warning("the tracking server has not taken everything yet; the rest waits in %s", home.spool)
+        until = time.monotonic() + delivery_s
+        while not tracker.flush(min(_AWAY_S, delivery_s)) and not tracker.away and time.monotonic() < until:
+            continue  # slow; whether it is that or away, close() tells of what is left
     finally:
         tracker.close()
 

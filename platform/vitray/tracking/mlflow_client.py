@@ -124,14 +124,20 @@ def brief(error: BaseException | str) -> str:
     if "Remote end closed connection" in text:
         return "the connection broke off"
     if found := _HTTP_ERROR.search(text):
-        return f"it answers with HTTP error {next(filter(None, found.groups()))}"
+        return f"HTTP error {next(filter(None, found.groups()))}"
     return (text.splitlines() or [type(error).__name__])[0][:300]
 
 
 def unreachable(tracking_uri: str, error: Exception) -> TrackingError:
     """The error for a store that does not answer."""
+    said = brief(error)
     remedy = "start the server or correct MLFLOW_TRACKING_URI" if is_server(tracking_uri) else "check the database"
-    return TrackingError(f"the MLflow store does not answer: {brief(error)}", where=public(tracking_uri), remedy=remedy)
+    what = f"the MLflow store does not answer: {said}"
+    if said.startswith("HTTP error"):
+        what, remedy = f"the MLflow server answers with {said}", "see its log, or correct MLFLOW_TRACKING_URI"
+        if os.environ.get("MLFLOW_TRACKING_TOKEN"):  # MLflow's own users: a token is an error 500
+            remedy += "; MLflow's basic-auth takes MLFLOW_TRACKING_USERNAME and ..._PASSWORD, and no token"
+    return TrackingError(what, where=public(tracking_uri), remedy=remedy)
 
 
 @contextlib.contextmanager

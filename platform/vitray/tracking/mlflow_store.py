@@ -99,6 +99,11 @@ class MlflowTracker:
     def flush(self, timeout_s: float) -> bool:
         return self._uploader.drain(timeout_s)
 
+    @property
+    def away(self) -> bool:
+        """True while the server takes no reports."""
+        return self._uploader.away
+
     def close(self) -> None:
         left = self._uploader.close(CLOSE_WAIT_S)
         if left:

@@ -62,6 +62,11 @@ class Uploader:
         """There is news that should not wait for the next interval."""
         self._wake.set()
 
+    @property
+    def away(self) -> bool:
+        """True when the server did not take the last try."""
+        return self._failures > 0
+
     def drain(self, timeout_s: float) -> bool:
         """Wait until everything is delivered, at most ``timeout_s`` seconds; True when it is."""
         deadline = time.monotonic() + timeout_s
