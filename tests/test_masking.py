@@ -14,7 +14,11 @@ SECRETS = st.text(string.ascii_letters + string.digits + "/+=_-", min_size=8, ma
 
 
 @pytest.mark.parametrize(
-    "name", ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "apiKey", "store.api_key", "db-passwd"]
+    "name",
+    [
+        *("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "apiKey", "store.api_key", "db-passwd"),
+        *("PGPASSWORD", "SSHPASS", "REDISCLI_AUTH", "AUTHTOKEN", "AZURE_STORAGE_CONNECTION_STRING"),
+    ],
 )
 def test_names_of_secrets(name: str) -> None:
     assert is_secret_name(name)
@@ -22,7 +26,18 @@ def test_names_of_secrets(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["PATH", "PWD", "OLDPWD", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "AWS_ACCESS_KEY_ID", "model.pos_encoding", "optim.lr", "KEYBOARD"],
+    [
+        "PATH",
+        "PWD",
+        "OLDPWD",
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN_PATH",
+        "AWS_ACCESS_KEY_ID",
+        "SSH_AUTH_SOCK",
+        "model.pos_encoding",
+        "optim.lr",
+        "KEYBOARD",
+    ],
 )
 def test_names_that_only_sound_alike(name: str) -> None:
     assert not is_secret_name(name)
@@ -40,8 +55,20 @@ def test_a_password_in_a_uri_of_the_environment_is_one_anywhere() -> None:
     assert masked("login as me with pa55word failed", environment) == f"login as me with {MASK} failed"
 
 
+@pytest.mark.parametrize("text", ["http://h:1," * 2000, "x://" + "a" * 20000, "?key" * 5000, '"s3://b/a:1",' * 2000])
+def test_a_long_text_is_no_riddle(text: str) -> None:
+    masked(text, {})  # seconds, or for ever, where the search for credentials goes back and forth
+
+
+def test_passwords_with_odd_characters() -> None:
+    uri = "postgresql://vit:s3cr?t@word@host/db"
+    assert masked(uri, {}) == f"postgresql://{MASK}@host/db"
+    assert masked("s3cr?t@word was wrong", {"MLFLOW_TRACKING_URI": uri}) == f"{MASK} was wrong"
+    assert masked("AccountName=a;AccountKey=abc123==;x", {}) == f"AccountName=a;AccountKey={MASK};x"
+
+
 def test_short_and_harmless_values_stay() -> None:
-    assert secret_values({"USE_TOKEN": "true", "API_KEY": "", "HOME": "/home/somebody"}) == []
+    assert secret_values({"USE_TOKEN": "true", "API_KEY": "", "HOME": "/home/somebody"}) == ()
     assert masked("true at /home/me", {"USE_TOKEN": "true"}) == "true at /home/me"
 
 

@@ -32,6 +32,8 @@ def test_a_history_reads_back_and_has_no_version_twice_in_a_row(given: list[tupl
 def test_what_was_rolled_back_is_not_gone_back_to() -> None:
     text = "v1 registered 2026-11-28 09:30; v2 promoted 2026-11-28 10:00; by hand; v1 rolled back 2026-11-28 10:01"
     assert standing(parse(text)) == [1]
+    again = [Move(version, "promoted", "2026-11-28 09:30") for version in (1, 2, 1, 3)]
+    assert standing([*again, Move(1, "rolled back", "2026-11-28 10:00")]) == [1, 2, 1]
     assert standing(parse(text + "; v3 promoted 2026-11-28 11:00")) == [1, 3]
 
 

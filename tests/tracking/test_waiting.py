@@ -14,6 +14,7 @@ from mlflow_view import look
 from vitray.cli.track import track
 from vitray.errors import ConfigError, TrackingError
 from vitray.tracking import MlflowTracker
+from vitray.tracking.delivery import is_for
 from vitray.tracking.spool import Spool, compacted, folder_of, forget_oldest, leftovers, unpack
 from vitray.tracking.waiting import SpoolFolder, sync
 
@@ -140,3 +141,39 @@ def test_the_commands(home: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(away.exception, TrackingError)
     assert away.exception.exit_code == 1
     assert "s3cret" not in str(away.exception) + away.output
+
+
+def test_what_a_lost_file_said_is_not_believed_of_the_next(home: Path, uri: str) -> None:
+    folder = folder_of(home / "spool", RUN)
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text(json.dumps({"offset": 400, "ended": True, "high": {"loss": 9}}))
+    leave_behind(home, uri)
+    assert sync(uri, home / "spool", home / "artifacts").delivered == 1
+    assert points(uri) == ALL
+
+
+def test_a_run_that_is_resumed_under_another_store_is_whole_there(
+    home: Path, uri: str, empty_store: Path, tmp_path: Path
+) -> None:
+    leave_behind(home, uri, ended=False)
+    sync(uri, home / "spool", home / "artifacts")
+    shutil.copy(empty_store, tmp_path / "other.db")
+    other = f"sqlite:///{tmp_path}/other.db"
+    leave_behind(home, other, points=0)  # the same run goes on, and ends
+    assert sync(other, home / "spool", home / "artifacts").delivered == 1
+    assert points(other) == ALL
+
+
+def test_which_store_is_meant_does_not_hang_on_who_logs_in(home: Path, uri: str) -> None:
+    assert is_for("http://host:5000", "http://me:pa55@host:5000/")
+    assert is_for("http://***@host:5000", "http://host:5000")
+    assert not is_for("http://host:5000", "http://host:5001")
+    assert is_for("sqlite:////where/it/was/mlflow.db", uri)  # the home was moved
+    assert not is_for("sqlite:////where/it/was/mlflow.db", "http://host:5000")
+
+
+def test_what_another_store_lost_is_not_sent_to_this_one(home: Path, uri: str) -> None:
+    leave_behind(home, "http://elsewhere:5000")
+    assert sync(uri, home / "spool", home / "artifacts", here=True).delivered == 1
+    assert sync(uri, home / "spool", home / "artifacts", again=[]).delivered == 0
+    assert len(compacted(home / "spool")) == 1

@@ -65,13 +65,14 @@ def delete(model: str, yes: bool, output: str) -> None:
 
     Asks before it does. A champion is deleted only with --yes. Runs stay, and so do the files until `mlflow gc`.
     """
-    from vitray.tracking.registry import list_models, resolve
+    from vitray.tracking.registry import is_bare_name, list_models, resolve
     from vitray.tracking.removal import delete_versions
 
     uri = Home.find().tracking_uri
     found = resolve(uri, model, bare_name=True)
-    whole = found.name == model.removeprefix("models:/")
-    versions = list_models(uri, found.name) if whole else [found]
+    everything = list_models(uri, found.name)
+    whole = is_bare_name(model)
+    versions = everything if whole else [found]
     what = f"{found.name} with its {len(versions)} versions" if whole else found.uri
     champion = next((version for version in versions if "champion" in version.aliases), None)
     if not yes:
@@ -82,7 +83,9 @@ def delete(model: str, yes: bool, output: str) -> None:
                 remedy="promote another version first, or delete it all the same with --yes",
             )
         _ask(f"delete {what}?")
-    delete_versions(uri, versions, whole_model=whole)
+    delete_versions(
+        uri, versions, whole_model=len(versions) == len(everything)
+    )  # a name with nothing is seen by nobody
     facts = {"deleted": [version.uri for version in versions], "model": found.name if whole else None}
     emit(facts, output, table=lambda: f"deleted {what}")
 

@@ -45,7 +45,7 @@ def standing(moves: list[Move]) -> list[int]:
     stack: list[int] = []
     for move in moves:
         if move.how == "rolled back" and move.version in stack:
-            del stack[stack.index(move.version) + 1 :]
+            del stack[len(stack) - stack[::-1].index(move.version) :]  # back to where it stood last
         elif stack[-1:] != [move.version]:
             stack.append(move.version)
     return stack
@@ -104,10 +104,15 @@ def roll_back(tracking_uri: str, name: str, alias: str, versions: list[ModelVers
 
 def _known(model: Any, alias: str) -> list[Move]:
     """The moves, the present one included where it came about by other means (MLflow's page, say)."""
-    moves = parse(model.tags.get(f"{HISTORY_TAG}{alias}", ""))
     now = model.aliases.get(alias)
-    if now is not None and (not moves or moves[-1].version != int(now)):
-        moves.append(Move(int(now), "found", _now()))
+    return moves_up_to(model.tags.get(f"{HISTORY_TAG}{alias}", ""), None if now is None else int(now))
+
+
+def moves_up_to(text: str, now: int | None) -> list[Move]:
+    """The moves in a history tag, and that the alias means version ``now`` if they do not say so."""
+    moves = parse(text)
+    if now is not None and (not moves or moves[-1].version != now):
+        moves.append(Move(now, "found", _now()))
     return moves
 
 

@@ -8,8 +8,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from vitray.masking import masked, public
-from vitray.tracking.mlflow_client import brief
+from vitray.masking import MASK, masked, public
+from vitray.tracking.mlflow_client import brief, sqlite_path
 from vitray.tracking.server import RefusedError, RunGoneError, Server, UnavailableError
 from vitray.tracking.spool import Record, Spool
 from vitray.tracking.tracker import HighWater, Point
@@ -29,7 +29,10 @@ class Delivery:
     def __init__(self, run: str, spool: Spool, server: Server) -> None:
         self.run, self.spool, self._server = run, spool, server
         self._warned_refused = False
-        self._load(spool.load_state())
+        self._store = public(server.tracking_uri)
+        state = spool.load_state()
+        # What another store has, this one has not.
+        self._load(state if is_for(state.get("store"), server.tracking_uri) else {})
 
     def _load(self, state: dict[str, Any]) -> None:
         self.offset: int = state.get("offset", 0)
@@ -43,7 +46,7 @@ class Delivery:
         self._acked = dict(self._high.steps)
         state = {"offset": self.offset, "ended": self.ended, "run_id": self._run_id, "deleted": self._deleted}
         with contextlib.suppress(OSError):  # a full disk: the replay that an old state costs is harmless
-            self.spool.save_state({**state, "experiment": self._experiment, "high": self._acked})
+            self.spool.save_state({**state, "store": self._store, "experiment": self._experiment, "high": self._acked})
 
     @property
     def pending(self) -> bool:
@@ -192,8 +195,18 @@ def take_over(folder: Path, server: Server, *, anywhere: bool = False) -> Delive
 
 
 def is_for(store: str | None, tracking_uri: str) -> bool:
-    """Whether what was taken for ``store`` belongs to the store at ``tracking_uri``."""
-    return store is None or store == public(tracking_uri)
+    """Whether what was taken for ``store`` belongs to the store at ``tracking_uri``, whoever logs in there.
+
+    An embedded store that is not where it was is this home's, which was moved.
+    """
+    if store is None or _address(store) == _address(tracking_uri):
+        return True
+    before, now = sqlite_path(store), sqlite_path(tracking_uri)
+    return before is not None and now is not None and before.name == now.name and not before.exists()
+
+
+def _address(store: str) -> str:
+    return public(store).replace(f"{MASK}@", "").rstrip("/")
 
 
 def finish(delivery: Delivery) -> None:

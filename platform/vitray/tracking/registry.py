@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from vitray.errors import DataError, TrackingError, nearest
 from vitray.home import Home
 from vitray.masking import public
-from vitray.tracking.aliases import HISTORY_TAG, history, move_alias, parse
+from vitray.tracking.aliases import HISTORY_TAG, history, move_alias, moves_up_to
 from vitray.tracking.ask_versions import ask_versions
 from vitray.tracking.card_text import without_pictures
 from vitray.tracking.mlflow_client import asking, connect, is_server, load_mlflow, sqlite_path
@@ -121,7 +121,14 @@ def alias_moves(tracking_uri: str, version: ModelVersion) -> dict[str, list[str]
     tags = read_model_tags(database, version.name) if database else None
     if tags is None:
         return {alias: [str(move) for move in history(tracking_uri, version.name, alias)] for alias in version.aliases}
-    return {alias: [str(move) for move in parse(tags.get(f"{HISTORY_TAG}{alias}", ""))] for alias in version.aliases}
+    texts = {alias: tags.get(f"{HISTORY_TAG}{alias}", "") for alias in version.aliases}
+    return {alias: [str(move) for move in moves_up_to(text, version.version)] for alias, text in texts.items()}
+
+
+def is_bare_name(reference: str) -> bool:
+    """Whether a reference names a model, and neither an alias nor a version."""
+    parts = _REFERENCE.match(reference)
+    return parts is not None and parts["alias"] is None and parts["version"] is None
 
 
 def is_model_uri(model: str) -> bool:

@@ -45,9 +45,13 @@ def _model_id(client: Any, version: ModelVersion) -> str | None:
     found = _LOGGED_MODEL.search(version.source)
     if found is None or version.run_id is None:
         return None
-    others = client.search_model_versions(f"run_id = '{version.run_id}'")
+    others = [  # of the same run, and copies, e.g. of MLflow's button "Promote model"
+        *client.search_model_versions(f"run_id = '{version.run_id}'"),
+        *client.search_model_versions(f"source_path = '{version.uri}'"),
+    ]
     key = (version.name, version.version)
-    shared = any(found[1] in other.source for other in others if (other.name, int(other.version)) != key)
+    sources = [other.source for other in others if (other.name, int(other.version)) != key]
+    shared = any(found[1] in source or source == version.uri for source in sources)
     return None if shared else found[1]
 
 

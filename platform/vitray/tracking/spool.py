@@ -38,6 +38,7 @@ from vitray.errors import TrackingError
 COPY_LIMIT_BYTES = 64 * 2**20
 FINISHED = "finished"  # the folder of compacted spools
 FINISHED_LIMIT = 20_000  # of them, a few kB each; the oldest go
+_GONE = ".gone-"
 _LOG, _STATE, _FILES = "log.jsonl", "state.json", "files"
 _SUFFIX = re.compile(rb',"crc":"([0-9a-f]{8})"\}$')
 _SUFFIX_LENGTH = len(',"crc":"00000000"}')
@@ -89,6 +90,8 @@ class Spool:
         self._fd = self._open_locked(wait_s)
         self._size, self._seq, self.damaged = self._scan()
         os.ftruncate(self._fd, self._size)
+        if self._size == 0:  # what is said of another file, which is gone, must not be believed of this one
+            (folder / _STATE).unlink(missing_ok=True)
         self._dirty = False
 
     def _open_locked(self, wait_s: float) -> int:
@@ -234,9 +237,20 @@ class Spool:
         self.remove()
 
     def remove(self) -> None:
-        """Everything was delivered: delete the folder. The lock goes last, so that nobody opens half of it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Everything was delivered: delete the folder, at once for whoever looks, so that nobody finds half of it."""
+        gone = self.folder.with_name(f"{_GONE}{self.folder.name}-{os.getpid()}")
+        try:
+            self.folder.rename(gone)
+        except OSError:
+            gone = self.folder
+        shutil.rmtree(gone, ignore_errors=True)
         os.close(self._fd)
+
+    def refill(self, lines: bytes) -> None:
+        """Lay the lines of an earlier spool into this one, which is empty."""
+        assert self._size == 0, "nothing may be lost"
+        os.pwrite(self._fd, lines, 0)
+        os.fdatasync(self._fd)
 
 
 def leftovers(root: Path) -> list[Path]:
@@ -248,6 +262,8 @@ def leftovers(root: Path) -> list[Path]:
         return first.get("timestamp_ms", 0), first.get("parent") is not None, str(log)
 
     found = []
+    for gone in root.glob(f"{_GONE}*"):  # its process was killed while it deleted it
+        shutil.rmtree(gone, ignore_errors=True)
     for log in root.glob(f"*/{_LOG}"):
         with contextlib.suppress(OSError):  # delivered and removed by its owner meanwhile
             found.append((started(log), log.parent))
@@ -259,22 +275,32 @@ def compacted(root: Path) -> list[Path]:
     return sorted((root / FINISHED).glob("*.jsonl.gz"), key=lambda path: (path.stat().st_mtime, path.name))
 
 
+def first_record(file: Path) -> dict[str, Any]:
+    """What a compacted spool begins with: its run's start. Empty where the file is damaged."""
+    try:
+        with gzip.open(file, "rb") as lines:
+            return decode(lines.readline().rstrip(b"\n")) or {}
+    except (OSError, EOFError, zlib.error):
+        return {}
+
+
 def unpack(file: Path) -> Path | None:
     """Lay a compacted spool out again, as if nothing of it had been delivered. Its folder; None if it has a newer one.
 
     Raises:
-        OSError: the file is damaged, or the folder cannot be written.
+        OSError, EOFError: the file is damaged, or the folder cannot be written.
+        TrackingError: a process is reporting to the run.
     """
-    folder = file.parent.parent / file.name.removesuffix(".jsonl.gz")
-    if (folder / _LOG).exists():
-        return None
     lines = gzip.decompress(file.read_bytes())
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{_LOG}.part"
-    part.write_bytes(lines)
-    part.replace(folder / _LOG)
-    file.unlink()
-    return folder
+    spool = Spool(file.parent.parent / file.name.removesuffix(".jsonl.gz"), wait_s=0.0)
+    try:
+        if spool.size:
+            return None
+        spool.refill(lines)
+        file.unlink()
+        return spool.folder
+    finally:
+        spool.close()
 
 
 def forget_oldest(root: Path, limit: int = FINISHED_LIMIT) -> None:

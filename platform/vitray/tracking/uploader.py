@@ -93,8 +93,7 @@ class Uploader:
             thread.join(timeout=max(0.5, deadline - time.monotonic()))
         left = sum(delivery.pending for delivery in self._snapshot())
         if not any(thread.is_alive() for thread in self._threads):  # a hanging request still uses its spool
-            with self._lock:
-                self._retire(everything=True)
+            self._retire(everything=True)
             with contextlib.suppress(OSError):
                 forget_oldest(self.spool_dir)
         return left
@@ -126,8 +125,7 @@ class Uploader:
             except Exception as error:  # a fault of ours must not silently end all uploading
                 logger.debug("while uploading", exc_info=True)
                 self._is_away(error)
-            with self._lock:
-                self._retire()
+            self._retire()
             with self._passed:
                 self._passes += 1
                 self._passed.notify_all()
@@ -165,16 +163,20 @@ class Uploader:
 
         A spool that is held locked could not be resumed by the process it belongs to.
         """
-        for run, delivery in list(self._deliveries.items()):
-            if self._in_use.get(run):
-                continue
-            if delivery.finished:
-                finish(delivery)
-            elif everything or (run not in self._own and (self._failures or not delivery.pending)):
-                delivery.spool.close()
-            else:
-                continue
-            del self._deliveries[run]
+        over = []
+        with self._lock:
+            for run, delivery in list(self._deliveries.items()):
+                if self._in_use.get(run):
+                    continue
+                if delivery.finished:
+                    over.append(delivery)
+                elif everything or (run not in self._own and (self._failures or not delivery.pending)):
+                    delivery.spool.close()
+                else:
+                    continue
+                del self._deliveries[run]
+        for delivery in over:  # not under the lock: compacting a long run takes long, and others have to report
+            finish(delivery)
 
     def _is_away(self, error: Exception) -> None:
         self._failures += 1

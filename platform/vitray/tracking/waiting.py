@@ -15,7 +15,7 @@ from typing import Any
 
 from vitray.errors import ConfigError, TrackingError, nearest
 from vitray.masking import masked
-from vitray.tracking.spool import compacted, decode, folder_of, leftovers, unpack
+from vitray.tracking.spool import FINISHED, compacted, decode, first_record, leftovers, unpack
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def sync(
     from vitray.tracking.server import Server, UnavailableError
 
     if again is not None:
-        _bring_back(spool_dir, again)
+        _bring_back(spool_dir, again, None if here else tracking_uri)
     server = Server(tracking_uri, artifact_root)
     delivered, held, elsewhere, obstacle = 0, [], [], None
     for folder in leftovers(spool_dir):
@@ -127,21 +127,21 @@ def sync(
     return Synced(delivered, tuple(held), tuple(elsewhere), obstacle)
 
 
-def _bring_back(spool_dir: Path, runs: Sequence[str]) -> None:
-    kept = {path.name.removesuffix(".jsonl.gz"): path for path in compacted(spool_dir)}
-    wanted = list(kept)
-    if runs:
-        wanted = [folder_of(spool_dir, run).name for run in runs]
-        for run, name in zip(runs, wanted, strict=True):
-            if name not in kept:
-                raise ConfigError(
-                    f"the reports of run {run!r} are not kept",
-                    where=str(spool_dir / "finished"),
-                    remedy=nearest(run, [path[:-11] for path in kept]) + "; or leave the name out for all of them",
-                )
-    for name in wanted:
-        with contextlib.suppress(OSError, EOFError):  # a damaged one must not keep the others back
-            unpack(kept[name])
+def _bring_back(spool_dir: Path, runs: Sequence[str], tracking_uri: str | None) -> None:
+    """Lay out the compacted spools of ``runs`` (all, where none is named) that are of this store, if one is given."""
+    from vitray.tracking.delivery import is_for
+
+    kept = {str(first["run"]): file for file in compacted(spool_dir) if "run" in (first := first_record(file))}
+    if unknown := [run for run in runs if run not in kept]:
+        raise ConfigError(
+            f"the reports of run {unknown[0]!r} are not kept",
+            where=str(spool_dir / FINISHED),
+            remedy=nearest(unknown[0], kept) + "; or ALL",
+        )
+    for run in runs or kept:
+        if tracking_uri is None or is_for(first_record(kept[run]).get("store"), tracking_uri):
+            with contextlib.suppress(OSError, EOFError, TrackingError):  # damaged, or in use: the others are not
+                unpack(kept[run])
 
 
 def _look(folder: Path) -> Waiting | None:

@@ -32,6 +32,7 @@ from vitray.train.precision import autocast
 from vitray.train.pretrained import begin_with_pretrained
 from vitray.train.ranks import Ranks, accumulating
 from vitray.train.report import Report, Reporter
+from vitray.train.system import PREFIX as SYSTEM
 from vitray.train.system import SystemMeter
 
 _SHOW_EVERY_S = 0.5
@@ -166,7 +167,9 @@ def _unheard(progress: Progress, known_epoch: int | None) -> list[Mapping[str, A
 
 
 def _advance(progress: Progress, report: Report) -> Progress:
-    progress = replace(progress, step=report.step, reports=(*progress.reports, report.as_json()))
+    kept = report.as_json()
+    kept["metrics"] = {key: value for key, value in report.metrics.items() if not key.startswith(SYSTEM)}
+    progress = replace(progress, step=report.step, reports=(*progress.reports, kept))
     score = report.metrics.get("val/accuracy")
     if score is not None and (progress.best is None or score > progress.best):
         progress = replace(progress, best=score, best_step=report.step)

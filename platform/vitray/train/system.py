@@ -26,7 +26,16 @@ class SystemMeter:
         self.read()
 
     def read(self) -> dict[str, float]:
-        """The metrics of the time since the last call; percent of the whole node, megabytes (10^6 bytes)."""
+        """The metrics of the time since the last call; percent of the whole node, megabytes (10^6 bytes).
+
+        Empty where the system does not say, e.g. in a container without /proc: no reason to stop training.
+        """
+        try:
+            return self._read()
+        except (OSError, psutil.Error):
+            return {}
+
+    def _read(self) -> dict[str, float]:
         memory, disk = psutil.virtual_memory(), psutil.disk_usage("/")
         network = psutil.net_io_counters()
         found = {

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Literal
 
 from vitray.errors import TrainingError
+from vitray.masking import masked_values
 from vitray.tracking.tracker import Status, Tracker
 from vitray.tune.budget import over_budget
 from vitray.tune.choose import choose, finalists
@@ -280,6 +281,7 @@ class Conductor:
         return record
 
     def _end(self, record: TrialRecord, status: str, **why: Any) -> None:
+        why = masked_values(why)  # an error may quote what nobody should read in a ledger, a report or a tag
         tags = {"vitray.outcome": status}
         tags |= {f"vitray.{key}": str(value) for key, value in why.items()}
         if record.retries:

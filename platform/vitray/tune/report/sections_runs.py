@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from vitray.masking import public
+from vitray.masking import masked
 from vitray.tune.report import charts, time_charts, words
 from vitray.tune.report.html import Markup, element, joined, table
 from vitray.tune.report.sections_search import drawn
@@ -86,7 +86,7 @@ def failures(view: SweepView) -> Markup:
         ]
         parts.append(table(("class", "trial", "reason", "epochs done", "point"), rows, numbers=(3,), class_="failures"))
     if retried:
-        rows = [[link(t), "; ".join(public(r) for r in t.record.retries), words.fate(t.record)] for t in retried]
+        rows = [[link(t), "; ".join(masked(r) for r in t.record.retries), words.fate(t.record)] for t in retried]
         parts += [element("h3", "Tried again"), table(("trial", "what was changed", "then"), rows)]
     return section("failures", "Failures", *parts)
 
@@ -145,5 +145,5 @@ def _anchor(trial: Trial) -> str:
 
 
 def _reason(t: Trial) -> str:
-    text = public(t.record.failure or "no reason was recorded")
+    text = masked(t.record.failure or "no reason was recorded")
     return text if len(text) <= _SHOWN_REASON else text[: _SHOWN_REASON - 1] + "…"
