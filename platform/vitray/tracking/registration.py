@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vitray.errors import DataError, TrackingError
-from vitray.masking import masked_values
+from vitray.masking import masked_values, public
 from vitray.tracking.aliases import move_alias
 from vitray.tracking.card_text import cut, filled
 from vitray.tracking.mlflow_client import asking, connect, is_server
@@ -105,7 +105,7 @@ def _find_run(client: Any, tracking_uri: str, run: str) -> Any:
     if not found:
         raise TrackingError(
             f"MLflow does not have the run {run!r} yet",
-            where=tracking_uri,
+            where=public(tracking_uri),
             remedy="flush the tracker before registering, and check that the server is up",
         )
     return found[0]
