@@ -15,7 +15,8 @@ from vitray.cli.track import track
 from vitray.errors import ConfigError, TrackingError
 from vitray.tracking import MlflowTracker
 from vitray.tracking.delivery import is_for
-from vitray.tracking.spool import Spool, compacted, folder_of, forget_oldest, leftovers, unpack
+from vitray.tracking.finished import compacted, forget_oldest, unpack
+from vitray.tracking.spool import Spool, folder_of, leftovers
 from vitray.tracking.waiting import SpoolFolder, sync
 
 pytestmark = pytest.mark.slow

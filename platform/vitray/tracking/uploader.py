@@ -12,9 +12,10 @@ from pathlib import Path
 from vitray.errors import TrackingError
 from vitray.masking import masked, public
 from vitray.tracking.delivery import Delivery, finish, take_over
+from vitray.tracking.finished import forget_oldest
 from vitray.tracking.mlflow_client import brief
 from vitray.tracking.server import Server, UnavailableError
-from vitray.tracking.spool import Spool, folder_of, forget_oldest, leftovers
+from vitray.tracking.spool import Spool, folder_of, leftovers
 
 SYNC_EVERY_S = 0.2  # what a power cut may cost; a killed process costs nothing
 BACKOFF_S = (0.5, 2.0)  # first and longest pause while the server is away: what it costs in draining late

@@ -15,7 +15,8 @@ from typing import Any
 
 from vitray.errors import ConfigError, TrackingError, nearest
 from vitray.masking import masked
-from vitray.tracking.spool import FINISHED, compacted, decode, first_record, leftovers, unpack
+from vitray.tracking.finished import compacted, first_record, unpack
+from vitray.tracking.spool import FINISHED, decode, leftovers
 
 
 @dataclass(frozen=True)
