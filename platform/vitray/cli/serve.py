@@ -14,7 +14,6 @@ import click
 
 from vitray.cli.options import address_option
 from vitray.cli.output import note
-from vitray.environment import environment
 from vitray.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -72,9 +71,8 @@ def serve(
     with server.bind(host, port) as listening, _Interrupts() as interrupts:
         port = listening.getsockname()[1]
         note(f"starting Ray and loading {version.label} ...")
-        with environment(RAY_ENABLE_AUTO_CONNECT="0"):  # Serve's threads, left without their Ray, would start another
-            from vitray.cluster.local import connect
-            from vitray.cluster.serving import Replicas, deployed, threads_for
+        from vitray.cluster.local import connect
+        from vitray.cluster.serving import Replicas, deployed, threads_for
         from vitray.inference.serving.serve import Batching, Options
         from vitray.inference.serving.serve import serve as answer
 
