@@ -15,12 +15,13 @@ from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from vitray.environment import environment
 from vitray.errors import LostWorkersError
 from vitray.experiment import Experiment
 from vitray.train.failures import lost_workers
+from vitray.train.interfaces import GroupTorchConfig
 from vitray.train.mailbox import Ended, Mailbox
 from vitray.train.places import free_place, free_places, new_name
 from vitray.train.report import OnProgress, OnReport, Report
@@ -118,7 +119,7 @@ class WorkerGroup:
             scaling_config=ScalingConfig(
                 num_workers=self.plan.workers, use_gpu=self.plan.use_gpu, resources_per_worker=resources
             ),
-            torch_config=TorchConfig(backend="nccl" if self.plan.use_gpu else "gloo"),
+            torch_config=GroupTorchConfig(backend="nccl" if self.plan.use_gpu else "gloo"),
             run_config=RunConfig(
                 name="group",
                 storage_path=str(self._scratch),
