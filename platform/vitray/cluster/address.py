@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
+from typing import Any
 
+from vitray.cluster.guard import refuse_unguarded
+from vitray.cluster.tokens import token_sent
 from vitray.errors import ResourceError
 
 _ANSWER_S = 3.0
-# The first thing that Ray's own client asks of a head node. Its request has no fields.
-_FIRST_CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+_FIRST_CALL = "/ray.rpc.NodeInfoGcsService/GetClusterId"  # its request has no fields
 _START = "start one with `ray start --head`, or leave the address out to work on a local Ray"
 
 
@@ -29,7 +30,8 @@ def check_answers(target: str) -> None:
     ``auto`` is left to Ray, which looks on this machine only and knows at once.
 
     Raises:
-        ResourceError: not an address of a head node, nobody answers there, or the token is missing or wrong.
+        ResourceError: not an address of a head node, nobody answers there, the token is missing or wrong, or none is
+            asked for (see :mod:`vitray.cluster.guard`).
     """
     if target == "auto":
         return
@@ -37,7 +39,7 @@ def check_answers(target: str) -> None:
     if (reason := unreachable(target)) is not None:
         raise ResourceError(f"no Ray cluster answers: {reason}", where=target, remedy=_START)
     if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):  # certificates are Ray's business
-        _ask(target, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        _ask(target, host, port)
 
 
 def unreachable(target: str) -> str | None:
@@ -65,20 +67,15 @@ def _parts(target: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _ask(target: str, endpoint: str) -> None:
+def _ask(target: str, host: str, port: int) -> None:
     import grpc  # type: ignore[import-untyped]
 
-    channel = grpc.insecure_channel(endpoint, options=[("grpc.enable_http_proxy", 0)])
-    call = channel.unary_unary(_FIRST_CALL, request_serializer=bytes, response_deserializer=bytes)
-    token = _token()
-    try:
-        call(b"", timeout=_ANSWER_S, metadata=[("authorization", f"Bearer {token}")] if token else None)
-    except grpc.RpcError as error:
-        code = error.code()
-    else:
-        return
-    finally:
-        channel.close()
+    # Without a token first: a cluster that answers so is refused, and gets to see none.
+    code, token = _first_call(host, port, None), token_sent()
+    if code is None:
+        refuse_unguarded(target, host)
+    elif code is grpc.StatusCode.UNAUTHENTICATED and token:
+        code = _first_call(host, port, token)
     if code is grpc.StatusCode.UNAUTHENTICATED:
         raise ResourceError(
             "the cluster refuses the token of this process" if token else "the cluster wants a token",
@@ -91,14 +88,17 @@ def _ask(target: str, endpoint: str) -> None:
     # Anything else came from a head node; what ails it, Ray says better.
 
 
-def _token() -> str | None:
-    """What Ray would send: nothing unless RAY_AUTH_MODE=token, then the first of its three documented places."""
-    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        return None
-    if token := os.environ.get("RAY_AUTH_TOKEN"):
-        return token.strip()
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+def _first_call(host: str, port: int, token: str | None) -> Any:
+    """What a head node answers to the first thing that Ray's own client asks: None for yes, else gRPC's status code."""
+    import grpc
+
+    endpoint = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    channel = grpc.insecure_channel(endpoint, options=[("grpc.enable_http_proxy", 0)])
+    call = channel.unary_unary(_FIRST_CALL, request_serializer=bytes, response_deserializer=bytes)
     try:
-        return (Path(named) if named else Path.home() / ".ray" / "auth_token").read_text().strip() or None
-    except (OSError, RuntimeError):  # RuntimeError: there is no home directory
-        return None
+        call(b"", timeout=_ANSWER_S, metadata=[("authorization", f"Bearer {token}")] if token else None)
+    except grpc.RpcError as error:
+        return error.code()
+    finally:
+        channel.close()
+    return None

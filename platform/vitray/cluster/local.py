@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from vitray.cluster.address import check_answers, named_address
 from vitray.cluster.machine import Machine, gpu_memory, visible_gpus
+from vitray.cluster.tokens import prepare_token, tighten
 from vitray.errors import ResourceError, VitrayError
 from vitray.train.resources import Room
 
@@ -98,9 +99,15 @@ def _start_or_join(target: str | None) -> None:
         local = {"num_cpus": Machine.here().cpus, "include_dashboard": False}
         if visible_gpus() == []:
             local["num_gpus"] = 0  # Ray would take the usual CUDA_VISIBLE_DEVICES=-1 for one GPU
+        prepare_token()
+    else:
+        tighten()
+        if target == "auto":
+            check_answers(_found_here())
     try:
-        # "local", not None: that would join whatever cluster was started last on this machine.
-        ray.init(address=target or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+        with _on_loopback() if target is None else nullcontext():
+            # "local", not None: that would join whatever cluster was started last on this machine.
+            ray.init(address=target or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as error:  # Ray has no common family for what goes wrong here
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         if target is None:
@@ -111,6 +118,32 @@ def _start_or_join(target: str | None) -> None:
             where=target,
             remedy="run this on a machine of the cluster, or submit it: ray job submit -- python jobs/train.py CONFIG",
         ) from error
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """All ports of a Ray that is started inside are on 127.0.0.1, as on a Mac or Windows, where firewalls would ask.
+
+    Ray has no argument for that: it replaces a loopback address which it is given by one that others can reach.
+    """
+    from ray._private import ray_constants
+
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _found_here() -> str:
+    """The cluster that ``auto`` means: the one whose processes run on this machine."""
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    try:
+        return str(canonicalize_bootstrap_address_or_die("auto"))
+    except ConnectionError as error:
+        remedy = "give its HOST:PORT, or leave the address out to work on a local Ray"
+        raise ResourceError(str(error).split(". ")[0], where="auto", remedy=remedy) from None
 
 
 def _memory_of(node: dict[str, Any]) -> float:
