@@ -10,7 +10,7 @@ import socket
 from typing import Any
 
 from vitray.cluster.guard import refuse_unguarded
-from vitray.cluster.tokens import token_sent
+from vitray.cluster.token import TOKEN_REMEDY, token_sent
 from vitray.errors import ResourceError
 
 _ANSWER_S = 3.0
@@ -80,7 +80,7 @@ def _ask(target: str, host: str, port: int) -> None:
         raise ResourceError(
             "the cluster refuses the token of this process" if token else "the cluster wants a token",
             where=target,
-            remedy="export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (its head node prints it: `ray get-auth-token`)",
+            remedy=TOKEN_REMEDY,
         )
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNIMPLEMENTED):
         remedy = "give the port that the head node was started with (6379 unless set otherwise)"

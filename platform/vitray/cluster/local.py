@@ -11,7 +11,7 @@ from typing import Any
 
 from vitray.cluster.address import check_answers, named_address
 from vitray.cluster.machine import Machine, gpu_memory, visible_gpus
-from vitray.cluster.tokens import prepare_token, tighten
+from vitray.cluster.token import prepare_token, tighten
 from vitray.errors import ResourceError, VitrayError
 from vitray.train.resources import Room
 

@@ -15,14 +15,15 @@ from pathlib import Path
 from vitray.errors import ResourceError
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"  # Ray's own variables
+TOKEN_REMEDY = "export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (its head node prints it: `ray get-auth-token`)"
 
 
 def token_sent() -> str | None:
     """What Ray would send to a cluster: nothing unless RAY_AUTH_MODE=token."""
-    return token_kept() if os.environ.get(MODE, "").lower() == "token" else None
+    return token_at_hand() if os.environ.get(MODE, "").lower() == "token" else None
 
 
-def token_kept() -> str | None:
+def token_at_hand() -> str | None:
     """The token in the first of the three places that Ray documents; None where there is none, or it is unreadable."""
     if token := os.environ.get(TOKEN):
         return token.strip()
@@ -55,7 +56,7 @@ def prepare_token() -> None:
         os.environ.pop(MODE, None)  # "disabled" was meant for another cluster; left to itself, Ray turns tokens on
     if os.environ.get(TOKEN):
         return
-    if token_kept() is None:
+    if token_at_hand() is None:
         if named := os.environ.get(TOKEN_PATH):
             raise ResourceError(
                 "there is no token in this file", where=f"{TOKEN_PATH}={named}", remedy=f"correct or unset {TOKEN_PATH}"
@@ -91,7 +92,7 @@ def _make(file: Path) -> None:
         try:
             file.hardlink_to(new)
         except FileExistsError:  # another process was first, or there is an empty file
-            if token_kept() is None:
+            if token_at_hand() is None:
                 new.replace(file)
     finally:
         new.unlink(missing_ok=True)
