@@ -2,6 +2,10 @@
 
 Ray Data's own policies divide the cluster's CPUs and object store between pipelines by whole numbers, which leaves a
 rank's pipeline on a small machine with one task at a time and lets it fill half the object store on a large one.
+
+Its scheduling loop waits for tasks that run. Where none runs, since the rank has yet to take what is there, it does not
+wait at all but goes round as fast as it can, in the rank's own process: training then took twice as long. So it is
+made to wait here, for the rank.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from ray.data._internal.execution.backpressure_policy.backpressure_policy import
 from ray.data._internal.execution.operators.map_operator import MapOperator
 
 _KEY = "vitray.lookahead"
+_WAIT_S = 0.05  # at most, for the rank; whether the stream was broken off is looked at in between
 
 
 class Lookahead:
@@ -31,25 +36,36 @@ class Lookahead:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._taken, self._begun = 0, list[int]()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._number = next(self._numbers)
         self._known[self._number] = self
 
     def take(self) -> None:
         """The consumer has the last block of a unit."""
-        with self._lock:
+        with self._changed:
             self._taken += 1
+            self._changed.notify_all()
 
     def new_pipeline(self) -> int:
-        with self._lock:
+        with self._changed:
             self._begun.append(0)
             return len(self._begun) - 1
 
-    def allows(self, pipeline: int, operator: Any) -> bool:
-        with self._lock:
+    def allows(self, pipeline: int, operator: Any, *, more: bool) -> bool:
+        """Whether the operator may begin a unit now; ``more``: it has one to begin.
+
+        Where there is nothing to do until the rank takes a unit, this waits for it a little.
+        """
+        with self._changed:
             self._begun[pipeline] = operator.metrics.num_tasks_submitted
-            ahead = sum(self._begun) - self._taken
-        return ahead < self.limit
+            nothing_to_do = operator.num_active_tasks() == 0 and not (more and self._room)
+            if nothing_to_do and self._begun[pipeline]:
+                self._changed.wait(_WAIT_S)
+            return self._room
+
+    @property
+    def _room(self) -> bool:
+        return sum(self._begun) - self._taken < self.limit
 
     def close(self) -> None:
         self._known.pop(self._number, None)
@@ -70,9 +86,10 @@ class _Policy(BackpressurePolicy):
         super().__init__(data_context, topology, resource_manager)
         self._lookahead = Lookahead.of(data_context)
         self._pipeline = self._lookahead.new_pipeline() if self._lookahead else 0
+        self._states = topology
 
     def can_add_input(self, op: Any) -> bool:
         # Of a pipeline's operators one has tasks; the other hands it the list of units.
         if self._lookahead is None or not isinstance(op, MapOperator):
             return True
-        return self._lookahead.allows(self._pipeline, op)
+        return self._lookahead.allows(self._pipeline, op, more=self._states[op].has_pending_bundles())
