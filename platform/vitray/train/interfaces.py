@@ -15,6 +15,8 @@ from ray.train._internal.base_worker_group import BaseWorkerGroup
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
+from vitray.train.rendezvous import listen_on_one_address
+
 
 @dataclass
 class GroupTorchConfig(TorchConfig):
@@ -30,6 +32,7 @@ class _NamedInterfaces(_TorchBackend):
         # On one host everything is reached by any of its addresses.
         if len({worker.metadata.node_ip for worker in worker_group.get_workers()}) > 1:
             worker_group.execute(_name_interface)
+        worker_group.execute(listen_on_one_address)
         super().on_start(worker_group, backend_config)
 
 
