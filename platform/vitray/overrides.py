@@ -43,10 +43,16 @@ for _yaml in (_Loader, _Dumper):
     )
 
 
-def load_mapping(path: str | Path, overrides: Sequence[str], *, root: type[Section]) -> dict[str, Any]:
+PATHS = (("data", "path"), ("train", "init_from"))  # keys of a config that may hold a path
+
+
+def load_mapping(
+    path: str | Path, overrides: Sequence[str], *, root: type[Section], resolve: bool = True
+) -> dict[str, Any]:
     """The raw mapping of a config file with overrides applied.
 
-    Relative paths count from the file; those of overrides from the current folder, as anything typed there does.
+    Relative paths count from the file; those of overrides from the current folder, as anything typed there does. Without
+    ``resolve`` they are left as they are.
     """
     file = Path(path)
     try:
@@ -67,15 +73,17 @@ def load_mapping(path: str | Path, overrides: Sequence[str], *, root: type[Secti
     for name in raw:
         if not isinstance(name, str):
             raise ConfigError(f"unknown key {name!r}", where=str(path), remedy=nearest(str(name), root.model_fields))
-    _resolve_paths(raw, base=file.parent)
+    if resolve:
+        _resolve_paths(raw, base=file.parent)
     for word in overrides:
         assign(raw, *parse_override(word), root=root)
-    _resolve_paths(raw, base=Path.cwd())  # what the file said is absolute by now
+    if resolve:
+        _resolve_paths(raw, base=Path.cwd())  # what the file said is absolute by now
     return raw
 
 
 def _resolve_paths(raw: dict[str, Any], *, base: Path) -> None:
-    for section, key in (("data", "path"), ("train", "init_from")):
+    for section, key in PATHS:
         values = raw.get(section)
         if isinstance(values, dict) and isinstance(values.get(key), str):
             values[key] = resolve_path(values[key], base=base)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from vitray import __version__
-from vitray.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, ConfigError, VitrayError, nearest
+from vitray.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, VitrayError, nearest
 from vitray.masking import masked
 
 # command -> (module, attribute, one-line help); the help is here so that listing imports nothing
@@ -22,13 +22,11 @@ _COMMANDS = {
     "evaluate": ("evaluate", "Measure a model on a dataset's split."),
     "predict": ("predict", "Classify images, a few or millions, with a model."),
     "serve": ("serve", "Answer HTTP with a model: batched, reloaded, with a page."),
+    "jobs": ("jobs", "Submit the same commands to a Ray cluster, and follow them."),
     "models": ("models", "Browse and change the registry; cost, explain and export models."),
     "track": ("track", "What was reported and is not in MLflow yet: status, sync."),
     "ui": ("ui", "Open MLflow's own pages on this store."),
 }
-
-_KEEPING = ("train", "sweep")  # commands that write below VITRAY_HOME
-_RAY_COPY = "working_dir_files"  # the folder in which Ray puts working directories that were sent along
 
 
 class _LazyGroup(click.Group):
@@ -64,21 +62,18 @@ def cli() -> None:
 
 
 def run_as_job(*command: str) -> None:
-    """What the scripts in ``jobs/`` do: a command of this line, with the words that the script was given.
+    """What the scripts in ``jobs/`` do: a command of this line, with the words that the script was given."""
+    from vitray.cli.job import run
 
-    Ray sets ``RAY_ADDRESS`` for a submitted job, so that the command joins the cluster it runs on. A working directory
-    that was sent along is a copy which Ray deletes in its own time, so state must not be kept there.
-    """
-    if command[0] in _KEEPING and "VITRAY_HOME" not in os.environ and _RAY_COPY in Path.cwd().parts:
-        error = ConfigError(
-            "runs and models would be lost with Ray's copy of the working directory",
-            where="VITRAY_HOME",
-            remedy="name a folder that lasts: ray job submit --runtime-env-json "
-            '\'{"env_vars": {"VITRAY_HOME": "/shared/vitray"}}\' ...',
-        )
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    main([*command, *sys.argv[1:]])
+    run([*command, *sys.argv[1:]])
+
+
+def exit_with(error: VitrayError) -> NoReturn:
+    """The end of a command for this error: one message, no traceback."""
+    if os.environ.get("VITRAY_DEBUG"):
+        raise error
+    click.echo(f"error: {masked(str(error))}", err=True)
+    sys.exit(error.exit_code)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -92,10 +87,7 @@ def main(args: list[str] | None = None) -> None:
         error.show()
         sys.exit(EXIT_USER)
     except VitrayError as error:
-        if os.environ.get("VITRAY_DEBUG"):
-            raise
-        click.echo(f"error: {masked(str(error))}", err=True)
-        sys.exit(error.exit_code)
+        exit_with(error)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
