@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ import psutil
 NONE, WRONG, RIGHT = "none", "wrong", "right"  # whose credentials an attempt carries
 WRONG_TOKEN = "0" * 64
 FOREIGN = "evil.example"
-_WAIT_S = 5.0
+SILENT = "silent"  # the door of a port that speaks neither gRPC nor HTTP
+_WAIT_S = 3.0
+_FRIEND_WAIT_S = 5.0  # a busy machine must not make a right token look like a wrong one
 # Harmless calls, at least one for each of the services that Ray's processes offer, and what to send.
 _CALLS = {
     "NodeInfoGcsService/GetAllNodeInfo": b"",
@@ -114,7 +117,7 @@ def grpc_port(host: str, port: int, token: str | None, who: str) -> Attempt | No
         for name, request in _CALLS.items():
             call = channel.unary_unary(f"/ray.rpc.{name}", request_serializer=bytes, response_deserializer=bytes)
             try:
-                call(request, timeout=_WAIT_S, metadata=metadata)
+                call(request, timeout=_FRIEND_WAIT_S if who == RIGHT else _WAIT_S, metadata=metadata)
                 answers[name] = None
             except grpc.RpcError as error:
                 code = error.code()
@@ -153,7 +156,7 @@ def http_attempt(
     door: str, who: str, method: str, url: str, headers: Mapping[str, str] | None = None, body: Any = None
 ) -> Attempt:
     """Let in is whoever gets another answer than 401, 403, or a refusal to speak with browsers (405)."""
-    status, text = http(method, url, headers, body, 60 if who == RIGHT else _WAIT_S)
+    status, text = http(method, url, headers, body, _FRIEND_WAIT_S if who == RIGHT else _WAIT_S)
     said = f"HTTP {status} {text[:60]!r}"
     return Attempt(door, urlsplit(url).netloc, who, status not in (0, 401, 403, 405), said)
 
@@ -164,6 +167,8 @@ def unknown_port(host: str, port: int, token: str | None, who: str) -> Attempt:
         return said
     url = f"http://{_bracketed(host)}:{port}"
     status, text = http("GET", f"{url}/metrics", _bearer(token))
+    if status == 0:
+        return Attempt(SILENT, f"{host}:{port}", who, False, text)
     if status == 200 and "# TYPE" in text:
         return Attempt("metrics", f"{host}:{port}", who, True, "HTTP 200, Prometheus")
     return http_attempt("HTTP", who, "GET", f"{url}/api/jobs/", _bearer(token))  # "/" is the dashboard's empty frame
@@ -181,7 +186,10 @@ def job_list(url: str, token: str | None, who: str) -> Attempt:
 
 def job_submission(url: str, token: str | None, who: str, canary: Path) -> Attempt:
     """Submits ``touch CANARY``. Let in: it was taken, or the canary is there."""
-    said = http_attempt("job submission", who, "POST", f"{url}/api/jobs/", _bearer(token), _job(canary))
+    status, text = http("POST", f"{url}/api/jobs/", _bearer(token), _job(canary), 60)  # the first one starts an actor
+    said = Attempt(
+        "job submission", urlsplit(url).netloc, who, status not in (0, 401, 403), f"HTTP {status} {text[:60]!r}"
+    )
     if said.let_in:
         deadline = time.monotonic() + 60
         while not canary.exists() and time.monotonic() < deadline:
@@ -251,8 +259,9 @@ def mlflow_attempts(
 
 def everyone(attack: Callable[[str | None, str], Attempt | None], right: str) -> list[Attempt]:
     """An attack with no token, a wrong one and the right one."""
-    tried = [attack(None, NONE), attack(WRONG_TOKEN, WRONG), attack(right, RIGHT)]
-    return [attempt for attempt in tried if attempt is not None]
+    people = ((None, NONE), (WRONG_TOKEN, WRONG), (right, RIGHT))
+    with ThreadPoolExecutor(len(people)) as pool:
+        return [said for said in pool.map(lambda one: attack(*one), people) if said is not None]
 
 
 def open_to_strangers(attempts: Sequence[Attempt]) -> list[str]:

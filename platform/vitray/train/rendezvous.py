@@ -17,7 +17,7 @@ _BACKLOG = 2048  # torch's
 
 def listen_on_one_address() -> None:
     """Runs in a rank's process, before it joins a process group by ``env://``."""
-    rendezvous = importlib.import_module("torch.distributed.rendezvous")  # the package has a function of that name
+    rendezvous: Any = importlib.import_module("torch.distributed.rendezvous")  # a function has that name
     if rendezvous._create_c10d_store is not _create_store:
         _torchs.append(rendezvous._create_c10d_store)
         rendezvous._create_c10d_store = _create_store
