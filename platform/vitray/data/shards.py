@@ -61,6 +61,10 @@ class ShardStore:
             name: [0, *itertools.accumulate(shard.row_groups for shard in split.shards)]
             for name, split in manifest.splits.items()
         }
+        self._first_rows = {
+            name: np.array(first[:-1], dtype=np.int64) * manifest.rows_per_group
+            for name, first in self._first_group.items()
+        }
         self._fs: pafs.FileSystem | None = None
         self._base = ""
 
@@ -185,7 +189,7 @@ class ShardStore:
         return split
 
     def _first_row(self, split: str) -> I64:
-        return np.array(self._first_group[self._known(split)], dtype=np.int64)[:-1] * self.rows_per_group
+        return self._first_rows[self._known(split)]
 
     def _key(self, shard: ShardInfo) -> tuple[str, str, str]:
         return self.path, shard.file, shard.sha256
