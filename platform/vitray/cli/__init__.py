@@ -25,6 +25,7 @@ _COMMANDS = {
     "jobs": ("jobs", "Submit the same commands to a Ray cluster, and follow them."),
     "models": ("models", "Browse and change the registry; cost, explain and export models."),
     "track": ("track", "What was reported and is not in MLflow yet: status, sync."),
+    "doctor": ("doctor", "What is wrong with this machine or cluster, and the remedy."),
     "ui": ("ui", "Open MLflow's own pages on this store."),
 }
 

@@ -51,6 +51,11 @@ def unreachable(target: str) -> str | None:
     return None
 
 
+def asks_for_token(target: str) -> bool:
+    """Whether the head node at ``HOST:PORT`` turns away those without a token."""
+    return _first_call(*_parts(target), None) is not None
+
+
 def _parts(target: str) -> tuple[str, int]:
     scheme, separator, _ = target.partition("://")
     if separator:

@@ -28,6 +28,11 @@ class Machine:
         return cls(cpus, gpus, _memory(), gpu_memory() if gpus else None)
 
 
+def gpus_present() -> int:
+    """GPUs that NVIDIA's driver has, whoever may see them."""
+    return len(list(_NVIDIA.glob("*")))
+
+
 def visible_gpus() -> list[str] | None:
     """What CUDA_VISIBLE_DEVICES leaves; None when it is not set."""
     names = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -45,7 +50,7 @@ def gpu_memory() -> int | None:
 
 def _gpus() -> int:
     """GPUs that there are and that this process may see."""
-    present, visible = len(list(_NVIDIA.glob("*"))), visible_gpus()
+    present, visible = gpus_present(), visible_gpus()
     return present if visible is None else min(present, len(visible))
 
 
