@@ -51,7 +51,7 @@ def load_mapping(
 ) -> dict[str, Any]:
     """The raw mapping of a config file with overrides applied.
 
-    Relative paths count from the file; those of overrides from the current folder, as anything typed there does. Without
+    Relative paths count from the file, those of overrides from the current folder, as anything typed there. Without
     ``resolve`` they are left as they are.
     """
     file = Path(path)

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from vitray.cli.jobs_follow import Looking, cluster_option, follow_to_end
 from vitray.cli.output import emit, note, output_option
 from vitray.errors import ConfigError
+from vitray.masking import public
 
 if TYPE_CHECKING:
     from vitray.cluster.job_request import Request, Target
@@ -128,6 +129,7 @@ def _submit(kind: str, ctx: click.Context, theirs: Sequence[click.Parameter], ow
     from vitray.cluster.job_secrets import parse_variables
     from vitray.cluster.job_state import state_notes, state_variables
     from vitray.cluster.jobs import find, submit
+    from vitray.train.provenance import of_repository
 
     target = Target.of(find_dashboard(own["address"]))
     if kind in ("train", "sweep"):
@@ -136,8 +138,9 @@ def _submit(kind: str, ctx: click.Context, theirs: Sequence[click.Parameter], ow
         request = _command_of(kind, target, own, ctx, theirs)
     state = state_variables(here=target.here, home=own["home"], tracking_uri=own["tracking_uri"], stop_s=own["stop_s"])
     request.variables = {**parse_variables(own["variables"]), **state}
+    request.metadata = {key: public(value) for key, value in of_repository(Path.cwd()).items()}
     done = submit(target.dashboard, request, installed=own["installed"])
-    for line in [*request.notes, *state_notes(state)]:
+    for line in [*target.notes, *request.notes, *state_notes(state)]:
         note(line)
     looking = Looking(target.dashboard, own["address"])
     text = _said(done, looking)

@@ -5,6 +5,7 @@ What can be refused is refused here, in a second, and not by a job that has wait
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,11 @@ class Target:
     @property
     def here(self) -> bool:
         return self.nodes.here
+
+    @property
+    def notes(self) -> list[str]:
+        ours, theirs = importlib.metadata.version("ray"), self.dashboard.ray_version
+        return [] if ours == theirs else [f"the cluster runs Ray {theirs}, and this vitray was made for {ours}"]
 
 
 def training(

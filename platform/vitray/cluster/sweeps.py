@@ -210,6 +210,7 @@ def _search_and_promote(
     alone = plan_groups(cluster_config, **cluster.room, data_workers=workers)
     retraining = {"cluster.threads": alone.threads} if alone.threads != sweep.plan.groups.threads else {}
     shown = display(sweep.plan)
+    shown.stage(f"sweep {sweep.name}: state in {sweep.folder}; starting the workers")  # who finds the log can resume it
     proposer = make_proposer(sweep.plan, earlier)
     conductor = Conductor(sweep, ledger, proposer, tracker, shown, retraining)
     with told_of_loss(cluster, f"vitray sweep resume {sweep.name}"):

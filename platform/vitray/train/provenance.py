@@ -13,6 +13,12 @@ from functools import cache
 from pathlib import Path
 
 _PACKAGES = ("ray", "torch", "torchvision", "mlflow", "numpy", "pyarrow", "optuna")
+OF_REPOSITORY = (
+    "mlflow.source.git.commit",
+    "vitray.git_dirty",
+    "mlflow.source.git.branch",
+    "mlflow.source.git.repoURL",
+)
 _PATIENCE_S = 5.0  # a repository on a slow disk must not hold up a training
 
 
@@ -56,6 +62,8 @@ def of_ray_job() -> dict[str, str]:
         with contextlib.suppress(KeyError, ValueError, TypeError):  # it was not submitted
             job = json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"])
             tags["vitray.ray_submission_id"] = str(job["metadata"]["job_submission_id"])
+            # The repository of who submitted it: where the job runs there is none.
+            tags |= {key: str(value) for key, value in job["metadata"].items() if key in OF_REPOSITORY}
     return tags
 
 
