@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.error
 import urllib.request
@@ -77,7 +78,9 @@ def _command(home: Home, host: str, port: int) -> list[str]:
 
 def _environment(host: str, port: int) -> dict[str, str]:
     """Light, silent, and answering only to the names it is meant to be called by (MLflow's guard against rebinding)."""
-    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    # An mlflow.py in the current folder is not what is meant; uvicorn, which MLflow starts, has a setting of its own.
+    env = {**os.environ, "PYTHONSAFEPATH": "1", "UVICORN_APP_DIR": sysconfig.get_path("purelib")}
+    env |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     if host not in _LOOPBACK and "MLFLOW_SERVER_ALLOWED_HOSTS" not in env:
         names = {"localhost", "127.0.0.1", socket.gethostname(), socket.getfqdn(), *_addresses()}
         names |= set() if host in ("0.0.0.0", "::") else {host}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -91,9 +92,24 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
             ray.shutdown()  # ends a local Ray; only leaves a cluster that was joined
 
 
+class _ImportedFromHere(list[str]):
+    """What Ray adds to the workers' module path: of that, what is on the path of this process too.
+
+    Ray adds the current folder. It is a folder of images perhaps, from somebody else, and a ``pyarrow.py`` in it would
+    be run by every worker, before the package of that name.
+    """
+
+    def extend(self, paths: Iterable[str]) -> None:
+        known = {os.path.realpath(path) for path in sys.path}  # "" is the current folder
+        super().extend(path for path in paths if os.path.realpath(path) in known)
+
+
 def _start_or_join(target: str | None) -> None:
     import ray
+    from ray.job_config import JobConfig
 
+    config = JobConfig()
+    config._py_driver_sys_path = _ImportedFromHere()
     local: dict[str, Any] = {}
     if target is None:
         local = {"num_cpus": Machine.here().cpus, "include_dashboard": False}
@@ -107,7 +123,13 @@ def _start_or_join(target: str | None) -> None:
     try:
         with _on_loopback() if target is None else nullcontext():
             # "local", not None: that would join whatever cluster was started last on this machine.
-            ray.init(address=target or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+            ray.init(
+                address=target or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                job_config=config,
+                **local,
+            )
     except Exception as error:  # Ray has no common family for what goes wrong here
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         if target is None:

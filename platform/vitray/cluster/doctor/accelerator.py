@@ -12,6 +12,7 @@ from vitray.cluster.machine import gpus_present, visible_gpus
 
 _PATIENCE_S = 120.0
 # In a process of its own: it takes seconds, beside the other checks, and a broken pair may take the process with it.
+# -P: not from the current folder.
 _CODE = """
 import json, warnings
 warnings.simplefilter("ignore")
@@ -32,7 +33,7 @@ class TorchLook:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CODE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-P", "-c", _CODE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
     def findings(self) -> list[Finding]:
