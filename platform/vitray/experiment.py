@@ -95,7 +95,12 @@ class OptimConfig(Section):
 
 
 class ClusterConfig(Section):
-    """What a run takes: ranks, and on what. ``workers`` may be [min, max]."""
+    """What a run takes: ranks, and on what.
+
+    ``workers`` may be [min, max]: nodes that come or go then change the number of ranks while it runs, and nothing
+    else: neither the images of a step nor the learning rate. ``train.accumulate`` is then that of ``max`` ranks; fewer
+    ranks take as many more micro-batches as keep these no larger.
+    """
 
     workers: Positive | tuple[Positive, Positive] = 1
     use_gpu: bool | Literal["auto"] = "auto"
@@ -107,6 +112,21 @@ class ClusterConfig(Section):
         if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
             raise ValueError(f"workers must be [min, max] with min <= max, not {list(self.workers)}")
         return self
+
+    @property
+    def least(self) -> int:
+        """Ranks that it takes at least."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        """Ranks that it takes at most."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of ranks may change while it runs."""
+        return self.most > self.least
 
 
 class TrackingConfig(Section):

@@ -151,7 +151,7 @@ def test_out_of_memory_is_tried_again_once_with_smaller_micro_batches(
     run = Run(
         "key", "hungry", "train", tmp_path / "run", experiment(digits, "hungry", cluster__workers=2), "fingerprint"
     )
-    train_run(run, pair, tracker, on_report=lambda r: epochs.append(r.epoch) or True, on_retry=notes.append)  # type: ignore[func-returns-value]
+    train_run(run, pair, tracker, on_report=lambda r: epochs.append(r.epoch) or True, on_note=notes.append)  # type: ignore[func-returns-value]
     assert epochs == [1, 2, 3]
     entry = tracker.runs["key"]
     assert entry.status == "FINISHED"

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from vitray.errors import ConfigError, OutOfMemoryError, TrainingError
+from vitray.errors import ConfigError, InterruptedRunError, OutOfMemoryError, TrainingError
 from vitray.experiment import Experiment
 from vitray.home import Home
 from vitray.tracking import DatasetInput, RecordingTracker
 from vitray.train.memory import rank_images
-from vitray.train.report import OnProgress, OnReport, Report
+from vitray.train.report import OnReport, Report
 from vitray.train.resources import GroupPlan
 from vitray.train.run import Run, new_name, saved_experiment, train_run
 
@@ -36,13 +36,16 @@ class FakeGroup:
     def __init__(self, epochs: int = 3, end: BaseException | None = None) -> None:
         self._epochs, self._end = epochs, end
 
-    def run(self, experiment: Experiment, run_dir: Path, on_report: OnReport, on_progress: OnProgress | None) -> None:
+    def run(self, experiment: Experiment, run_dir: Path, on_report: OnReport, *_: object) -> None:
         for epoch in range(1, self._epochs + 1):
             metrics: Mapping[str, float] = {"train/loss": 1 / epoch, "val/accuracy": epoch / 10}
             if not on_report(Report(10 * epoch, epoch, metrics, "/ckpt", timestamp_ms=1000 + epoch)):
                 return
         if self._end is not None:
             raise self._end
+
+    def stop(self, on_report: OnReport) -> int | None:
+        return 10 * self._epochs + 3
 
 
 def tracked(
@@ -150,7 +153,6 @@ def test_a_run_that_had_ended_before_reports_nothing(run: Run) -> None:
         (TrainingError("the loss is nan", remedy="lower it"), "FAILED"),
         (RuntimeError("Ray is gone"), "FAILED"),
         (OSError(28, "No space left on device"), "FAILED"),
-        (KeyboardInterrupt(), "KILLED"),
     ],
 )
 def test_however_it_breaks_off_the_tracker_hears_of_it_and_the_error_goes_on(
@@ -173,7 +175,7 @@ class HungryGroup:
     def __init__(self, most: int) -> None:
         self._most, self.tried = most, list[int]()
 
-    def run(self, experiment: Experiment, run_dir: Path, on_report: OnReport, on_progress: OnProgress | None) -> None:
+    def run(self, experiment: Experiment, run_dir: Path, on_report: OnReport, *_: object) -> None:
         self.tried.append(rank_images(experiment))
         on_report(Report(10, 1, {"train/loss": 1.0}, "/ckpt", timestamp_ms=1000 + len(self.tried)))
         if self.tried[-1] > self._most:
@@ -183,7 +185,7 @@ class HungryGroup:
 
 def test_out_of_memory_is_tried_again_once_with_half_the_images_at_a_time(run: Run) -> None:
     tracker, group, notes = RecordingTracker(), HungryGroup(64), list[str]()
-    last = train_run(run, cast("WorkerGroup", group), tracker, on_retry=notes.append)
+    last = train_run(run, cast("WorkerGroup", group), tracker, on_note=notes.append)
     assert last is not None
     assert last.epoch == 2
     assert group.tried == [128, 64]
@@ -211,12 +213,31 @@ def test_out_of_memory_again_or_with_one_image_at_a_time_is_the_end(
 
 def test_a_run_gone_on_with_is_one_entry(run: Run) -> None:
     tracker = RecordingTracker()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(InterruptedRunError, match="step 23 is saved"):
         tracked(run, tracker, epochs=2, end=KeyboardInterrupt())
+    assert tracker.runs[run.key].status == "KILLED"
     tracked(run, tracker, epochs=3)
     assert list(tracker.runs) == [run.key]
     points = [p.step for p in tracker.runs[run.key].points if p.key == "train/loss"]
     assert points == [1, 2, 3]
+    assert tracker.runs[run.key].status == "FINISHED"
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_ranks(run: Run) -> None:
+    class Hasty(FakeGroup):
+        def stop(self, on_report: OnReport) -> int | None:
+            raise KeyboardInterrupt
+
+    tracker = RecordingTracker()
+    with pytest.raises(KeyboardInterrupt):
+        train_run(run, cast("WorkerGroup", Hasty(1, KeyboardInterrupt())), tracker)
+    assert tracker.runs[run.key].status == "KILLED"
+
+
+def test_ctrl_c_after_the_last_report_interrupts_nothing(run: Run) -> None:
+    tracker = RecordingTracker()
+    last = tracked(run, tracker, epochs=run.experiment.train.epochs, end=KeyboardInterrupt())
+    assert last is not None
     assert tracker.runs[run.key].status == "FINISHED"
 
 

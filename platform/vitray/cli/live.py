@@ -75,6 +75,9 @@ class TrainBar(TrainWatcher):
                 highlight=False,
             )
 
+    def note(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def _show(self, step: int, values: Mapping[str, float]) -> None:
         facts = f"loss {values['train/loss']:.4f}{self._accuracy} {values['images_per_s']:,.0f} images/s"
         if values["data_wait"] >= _WAIT_SHOWN:

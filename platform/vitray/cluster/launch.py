@@ -110,6 +110,7 @@ class TrainWatcher:
     def begin(self, run: Run, resources: str, steps_per_epoch: int) -> None: ...
     def progress(self, step: int, values: object) -> None: ...
     def report(self, report: Report) -> None: ...
+    def note(self, text: str) -> None: ...
 
 
 def train(
@@ -172,11 +173,18 @@ def train(
             return True
 
         try:
-            last = train_run(run, group, tracker, on_report=take, on_progress=watcher.progress, extra_tags=tags)
-        except KeyboardInterrupt:
-            raise InterruptedRunError(
-                "interrupted", where=name, remedy=f"go on with: vitray train --resume {name}"
-            ) from None
+            last = train_run(
+                run,
+                group,
+                tracker,
+                on_report=take,
+                on_progress=watcher.progress,
+                on_note=watcher.note,
+                extra_tags=tags,
+            )
+        except (KeyboardInterrupt, InterruptedRunError) as error:
+            what = error.what if isinstance(error, InterruptedRunError) else "interrupted"
+            raise InterruptedRunError(what, where=name, remedy=f"go on with: vitray train --resume {name}") from None
         finally:
             group.close()
     return TrainResult(name, run.folder, last, run.key)

@@ -38,13 +38,15 @@ _OURS = re.compile(r"^(step-\d+-[0-9a-f]{8}|\.step-\d+-[0-9a-f]{8}\..+)$")  # al
 class Progress:
     """Where a run stands: ``step`` optimizer steps are done. No random state: the next step reseeds itself.
 
-    ``reports``: all that were made so far, as :meth:`vitray.train.report.Report.as_json` has them.
+    ``reports``: all that were made so far, as :meth:`vitray.train.report.Report.as_json` has them. ``so_far``: what
+    :class:`vitray.train.meter.Meter` counted of an epoch that has no report yet.
     """
 
     step: int = 0
     best: float | None = None
     best_step: int | None = None
     reports: Sequence[Mapping[str, Any]] = ()
+    so_far: Sequence[float] | None = None
 
 
 @dataclass

@@ -35,6 +35,9 @@ class _NamedInterfaces(_TorchBackend):
         worker_group.execute(listen_on_one_address)
         super().on_start(worker_group, backend_config)
 
+    def on_shutdown(self, worker_group: BaseWorkerGroup, backend_config: TorchConfig) -> None:
+        """Nothing: the ranks are killed next, and one whose host is gone would be waited for, for many seconds."""
+
 
 def interface_of(address: str) -> str | None:
     """The name of the interface of this host with an IP address; None where no interface has it (NAT, say)."""

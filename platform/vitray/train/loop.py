@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,16 +13,16 @@ from torch import nn
 
 from vitray.data.rng import key
 from vitray.data.unit import Batch
-from vitray.errors import NotFiniteError
 from vitray.experiment import Experiment
 from vitray.models import VisionTransformer
 from vitray.train.checkpoint import CheckpointStore, Progress, TrainState
 from vitray.train.compiling import compile_model
 from vitray.train.device_feed import tensors_of
-from vitray.train.evaluate import evaluate
+from vitray.train.epochs import Epochs, check_finite
 from vitray.train.feed import Feed
-from vitray.train.latency import latency_ms, wants_latency
 from vitray.train.layers import freeze
+from vitray.train.leaving import Leaving
+from vitray.train.memory import micro_batches
 from vitray.train.meter import Meter
 from vitray.train.mixup import draw_mix
 from vitray.train.optim import lr_at, make_optimizer
@@ -32,30 +30,37 @@ from vitray.train.precision import autocast
 from vitray.train.pretrained import begin_with_pretrained
 from vitray.train.ranks import Ranks, accumulating
 from vitray.train.report import Report, Reporter
-from vitray.train.system import PREFIX as SYSTEM
-from vitray.train.system import SystemMeter
 
 _SHOW_EVERY_S = 0.5
 _LOOK_EVERY = 256  # steps of an epoch that may be a long one: so often its loss is looked at
 
 
 def fit(
-    feed: Feed, ranks: Ranks, reporter: Reporter, store: CheckpointStore, known_epoch: int | None = None
+    feed: Feed,
+    ranks: Ranks,
+    reporter: Reporter,
+    store: CheckpointStore,
+    known_epoch: int | None = None,
+    leaving: Leaving | None = None,
 ) -> Progress:
     """Train a resolved experiment from its newest checkpoint (or from the start) until its last epoch or a stop.
 
     ``known_epoch``: whoever listens has the reports up to this epoch; later ones in the checkpoint are made again.
+    ``leaving``: says when to leave after a step, in mid-epoch, with a checkpoint; its ``left_at`` then is that step.
 
     Raises:
         NotFiniteError: the loss is not finite; every rank raises it.
     """
-    experiment, config = feed.experiment, feed.experiment.train
+    experiment, config, leaving = feed.experiment, feed.experiment.train, leaving or Leaving()
     per_epoch = feed.order.steps_per_epoch
     total = config.epochs * per_epoch
     state = fresh_state(experiment, ranks)
     progress = store.restore(state)
     if progress.step == 0:  # later the weights it began with may be gone
         begin_with_pretrained(state, experiment, feed.data.classes)
+    leaving.step = progress.step
+    if ranks.first:
+        reporter.begin(progress.step, ranks.world_size)
     for kept in _unheard(progress, known_epoch):
         again = Report.again(kept, str(store.newest()))
         if not ranks.agree(reporter.report(again) if ranks.first else True):
@@ -63,10 +68,10 @@ def fit(
     if config.compile:
         compile_model(state.model, ranks.device.type)
     model = ranks.wrap(state.model)
-    meter = Meter(ranks.device)
-    system = SystemMeter(ranks.device) if ranks.first else None
-    # Retrained on train+val, or prepared without a val split, there is nothing to validate on.
-    validates = config.split == "train" and feed.data.num_samples("val") > 0
+    meter = Meter(ranks.device, progress.so_far if ranks.first else None)
+    epochs = Epochs(feed, reporter, store, state, meter, leaving, progress)
+    if epochs.unreported and not epochs.end(progress.step):
+        return epochs.progress
     with closing(feed.train(progress.step, total)) as batches:  # type: ignore[type-var]  # a stream is a generator
         for step, batch in enumerate(meter.watch(batches), start=progress.step + 1):
             ranks.seed(key("step", config.seed, step, ranks.rank))  # dropout and stochastic depth
@@ -74,35 +79,21 @@ def fit(
             for group in state.optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
             meter.add(train_step(model, state, batch, feed), batch)
+            if leaving.after(step):
+                epochs.save(step)
+                break
             if step % per_epoch == 0:
-                metrics = {"lr": lr, **meter.close_epoch(ranks)}
-                _check_finite(metrics["train/loss"], "training", step)
-                if validates:
-                    weights = averaged_weights(state)
-                    scores = evaluate(weights, feed.evaluation("val"), feed.to_input, ranks)
-                    metrics |= {f"val/{k}": v for k, v in scores}
-                    _check_finite(metrics["val/loss"], "validation", step)
-                if step == total and ranks.first and wants_latency(experiment):
-                    metrics["latency_ms"] = latency_ms(averaged_weights(state), experiment, ranks.device)
-                metrics["eval_s"] = meter.lap()
-                if system is not None:
-                    metrics |= system.read()
-                report = Report(step, step // per_epoch, metrics, first_step_at=meter.first_step_at)
-                progress = _advance(progress, report)
-                folder = store.save(state, progress, feed.package_info()) if ranks.first else None
-                report = replace(report, metrics={**metrics, "checkpoint_s": meter.lap()}, checkpoint=str(folder))
-                if not ranks.agree(reporter.report(report) if ranks.first else True):
+                if not epochs.end(step):
                     break
                 continue
             if step % _LOOK_EVERY == 0:
-                _check_finite(meter.loss(ranks), "training", step)
-            if ranks.first:
-                if config.checkpoint_steps and step % config.checkpoint_steps == 0:
-                    store.save(state, replace(progress, step=step), feed.package_info())
-                if values := meter.show(_SHOW_EVERY_S):
-                    reporter.progress(step, {"lr": lr, **values})
+                check_finite(meter.loss(ranks), "training", step)
+            if config.checkpoint_steps and step % config.checkpoint_steps == 0:
+                epochs.save(step)
+            if ranks.first and (values := meter.show(_SHOW_EVERY_S)):
+                reporter.progress(step, {"lr": lr, **values})
     store.wait()
-    return progress
+    return epochs.progress
 
 
 def fresh_state(experiment: Experiment, ranks: Ranks) -> TrainState:
@@ -129,7 +120,7 @@ def train_step(model: nn.Module, state: TrainState, batch: Batch, feed: Feed) ->
     # DDP averages over ranks, so each divides by its share of the step's rows.
     weights = counted * (ranks.world_size / batch.step_rows)
     total = torch.zeros((), device=ranks.device)
-    micro = -(-len(labels) // config.accumulate)
+    micro = -(-len(labels) // micro_batches(feed.experiment, ranks.world_size))
     starts = range(0, len(labels), micro)
     for start in starts:
         part = slice(start, start + micro)
@@ -150,35 +141,8 @@ def train_step(model: nn.Module, state: TrainState, batch: Batch, feed: Feed) ->
     return total * (batch.step_rows / ranks.world_size)
 
 
-def averaged_weights(state: TrainState) -> nn.Module:
-    """The model to evaluate: with the averaged weights where they are kept."""
-    if state.ema is None:
-        return state.model
-    model = copy.deepcopy(state.model)
-    model.load_state_dict(state.ema, strict=False)
-    return model
-
-
 def _unheard(progress: Progress, known_epoch: int | None) -> list[Mapping[str, Any]]:
     """Reports to make again. Whoever listens may have missed the one that goes with the checkpoint, and earlier ones
     where the ranks do not wait for it: either side can die between a checkpoint and its report's delivery."""
     known = math.inf if known_epoch is None else known_epoch
     return [r for r in progress.reports if r["epoch"] > known or r["step"] == progress.step]
-
-
-def _advance(progress: Progress, report: Report) -> Progress:
-    kept = report.as_json()
-    kept["metrics"] = {key: value for key, value in report.metrics.items() if not key.startswith(SYSTEM)}
-    progress = replace(progress, step=report.step, reports=(*progress.reports, kept))
-    score = report.metrics.get("val/accuracy")
-    if score is not None and (progress.best is None or score > progress.best):
-        progress = replace(progress, best=score, best_step=report.step)
-    return progress
-
-
-def _check_finite(loss: float, which: str, step: int) -> None:
-    """``loss`` is that of all ranks, so that all raise together."""
-    if not math.isfinite(loss):
-        raise NotFiniteError(
-            f"the {which} loss is {loss} after step {step}", remedy="lower optim.lr, or raise optim.warmup_epochs"
-        )

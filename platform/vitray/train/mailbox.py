@@ -8,6 +8,7 @@ stop wastes no step.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,9 +16,11 @@ from typing import Any
 
 from vitray.errors import OutOfMemoryError
 from vitray.experiment import Experiment
+from vitray.train.leaving import Answer, Notice, Vote
 from vitray.train.report import Report
 
 _TOGETHER_S = 2.0  # between the failures of ranks that fail for the same reason
+_PATIENCE_S, _PATIENCE_STEPS = 20.0, 5  # for ranks that were asked to save and stop
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,20 @@ class Job:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended: ``error`` is None when it ran to its end or was stopped."""
+    """How a job ended: ``error`` is None when it ran to its end or was stopped.
+
+    ``saved_step``: it was asked to stop at once, and its newest checkpoint is that of this step.
+    """
 
     error: BaseException | None = None
+    saved_step: int | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something for people: ranks that came or went, or what the group waits for."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,12 @@ class RankEnd:
 class _Current:
     job: Job
     asks_at: frozenset[int] | None = None  # epochs after which the driver decides; None: after every one
-    outgoing: deque[Report | Ended] = field(default_factory=deque)
+    outgoing: deque[Report | Note | Ended] = field(default_factory=deque)
+    takers: set[int] = field(default_factory=set)  # ranks that are at work on it
+    vote: Vote | None = None  # on the step after which they leave it
+    stop_asked: bool = False
+    away: bool = False  # all ranks have left it, for other ranks to go on
+    left_step: int | None = None  # where they last did
     ends: dict[int, int] = field(default_factory=dict)  # of the ranks that are through: their collectives
     failure: BaseException | None = None  # the first
     reported_step: int = -1
@@ -73,7 +92,11 @@ class Mailbox:
         self._progress: tuple[int, Mapping[str, float]] | None = None
         self._losses = 0
         self._restarting = False  # a rank that failed alone has ended, and Ray Train is about to replace them all
+        self._moving = False  # the ranks that are there will be replaced, and take nothing more
         self._restarts = 0
+        self._versions = 0  # of notices
+        self._pace: tuple[int, float, float] | None = None  # a step, when it was heard of, seconds a step
+        self._why = ""  # the ranks are not those of before
 
     # The driver's side
 
@@ -94,12 +117,12 @@ class Mailbox:
             self._number += 1
             job = Job(self._number, experiment, run_dir, known_epoch=known_epoch)
             self._current = _Current(job, asks_at)
-            self._losses, self._progress = 0, None
+            self._losses, self._progress, self._pace, self._why = 0, None, None, ""
             self._changed.notify_all()
             return self._number
 
-    async def next(self, timeout_s: float) -> Report | Ended | None:
-        """The next report, or how the job ended; None when neither came in time."""
+    async def next(self, timeout_s: float) -> Report | Note | Ended | None:
+        """The next report or note, or how the job ended; None when nothing came in time."""
         current = self._of_job()
         async with self._changed:
             await self._wait_for(lambda: bool(current.outgoing), timeout_s)
@@ -120,6 +143,22 @@ class Mailbox:
                 current.outgoing = deque(said for said in current.outgoing if isinstance(said, Ended))
             self._changed.notify_all()
 
+    async def stop(self) -> float:
+        """Ask the ranks to save at the next step and to leave the job, which then ends. Returns for how many seconds
+        to wait for it.
+
+        A report that was due meanwhile is handed out, and a stop there is as good.
+        """
+        async with self._changed:
+            current = self._of_job()
+            current.stop_asked = True
+            if not current.ended and not current.takers:
+                self._end(current, Ended(saved_step=current.left_step))  # nobody is at work on it
+            elif not current.ended:
+                self._ask_to_leave(current)
+            self._changed.notify_all()
+            return max(_PATIENCE_S, _PATIENCE_STEPS * (self._pace[2] if self._pace else 0.0))
+
     async def latest_progress(self) -> tuple[int, Mapping[str, float]] | None:
         return self._progress
 
@@ -137,7 +176,37 @@ class Mailbox:
             await self._wait_for(lambda: self._closed or self._offers(after), timeout_s)
             if self._closed:
                 return None
-            return self._current.job if self._current is not None and self._offers(after) else "wait"
+            if self._current is None or not self._offers(after):
+                return "wait"
+            self._current.takers.add(rank)
+            return self._current.job
+
+    async def begin(self, number: int, step: int, world_size: int) -> None:
+        """The first rank goes on after ``step`` steps. Told to people if others than before do."""
+        async with self._changed:
+            current = self._of_job()
+            self._pace = None
+            if current.job.number == number and current.job.attempt > 1:
+                ranks = f"{world_size} rank{'s' if world_size > 1 else ''}"
+                self._tell(f"now {ranks}{f' ({self._why})' if self._why else ''}, from step {step}")
+
+    async def listen(
+        self, rank: int, world_size: int, answer: Answer | None, seen: int, timeout_s: float
+    ) -> Notice | str | None:
+        """A rank's answer to the last notice, if it had one; then the next notice, with a version above ``seen``.
+
+        "wait" when there is none yet, None when the group closes.
+        """
+        async with self._changed:
+            vote = self._vote
+            if vote is not None and answer is not None:
+                before = vote.notice
+                vote.answer(rank, world_size, answer)
+                if vote.notice is not before:
+                    self._versions = vote.notice.version
+                    self._changed.notify_all()
+            await self._wait_for(lambda: self._closed or self._notice(seen) is not None, timeout_s)
+            return None if self._closed else self._notice(seen) or "wait"
 
     async def report(self, number: int, report: Report) -> bool:
         """Pass the first rank's report on and wait for the decision.
@@ -158,11 +227,16 @@ class Mailbox:
             if current.asks_at is not None and report.epoch not in current.asks_at:
                 return True
             await self._changed.wait_for(
-                lambda: current.decided_step >= report.step or self._stopped(current, report.step)
+                lambda: current.decided_step >= report.step or current.stop_asked or self._stopped(current, report.step)
             )
-            return not self._stopped(current, report.step)
+            return not current.stop_asked and not self._stopped(current, report.step)
 
     async def progress(self, step: int, values: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        if self._pace is not None and step > self._pace[0]:
+            self._pace = (step, now, (now - self._pace[1]) / (step - self._pace[0]))
+        elif self._pace is None:
+            self._pace = (step, now, 0.0)
         self._progress = (step, values)
 
     async def finish(self, number: int, end: RankEnd) -> None:
@@ -174,7 +248,24 @@ class Mailbox:
             current.ends[end.rank] = end.collectives
             self._changed.notify_all()
             if len(current.ends) == end.world_size and current.failure is None:
-                self._end(current, Ended())
+                self._end(current, Ended(saved_step=current.reported_step if current.stop_asked else None))
+
+    async def left(self, number: int, end: RankEnd, step: int) -> None:
+        """A rank has left the job after ``step`` steps, as all do, and its checkpoint is committed."""
+        async with self._changed:
+            current = self._of_job()
+            if current.job.number != number:
+                return
+            current.ends[end.rank] = end.collectives
+            if len(current.ends) < end.world_size or current.failure is not None:
+                return
+            self._losses, current.left_step = 0, step  # it got on, and that is saved
+            if current.stop_asked:
+                self._end(current, Ended(saved_step=step))
+            else:
+                self._again(current)
+                current.away = self._moving = True
+            self._changed.notify_all()
 
     async def fail(self, number: int, error: BaseException, end: RankEnd) -> bool:
         """The job itself is at fault (not its workers): it ends, and is not tried again.
@@ -210,15 +301,79 @@ class Mailbox:
                 self._restarting = False  # a job that failed wanted it so; the next one is not to blame
                 self._changed.notify_all()
                 return True
+            if current is not None and current.away:
+                return True  # of no use any more
             self._losses += 1
             going_on = self._losses <= self._max_restarts
             if current is None or current.ended:
                 return going_on
-            current.ends.clear()
-            current.job = replace(current.job, attempt=current.job.attempt + 1)
-            if not going_on or isinstance(reason, OutOfMemoryError):
+            self._again(current)
+            if current.stop_asked:
+                self._end(current, Ended())
+            elif not going_on or isinstance(reason, OutOfMemoryError):
                 self._end(current, Ended(reason))
             return going_on
+
+    # The side of Ray Train's controller, which brings ranks and takes them away
+
+    async def vacate(self) -> bool:
+        """Ask the ranks to save and leave, so that others can go on. Whether they have; to be asked again until then.
+
+        Raises:
+            RuntimeError: the group closes; there is no need for others.
+        """
+        async with self._changed:
+            if self._closed:
+                raise RuntimeError("the group closes")
+            current = self._current
+            if current is not None and not current.ended and current.takers:
+                self._ask_to_leave(current)
+                self._changed.notify_all()
+            else:
+                self._moving = True
+            return self._moving
+
+    async def starting(self) -> None:
+        """New ranks come up; the old ones are gone."""
+        async with self._changed:
+            self._moving = False
+            if self._current is not None:
+                self._current.away = False
+            self._changed.notify_all()
+
+    async def started(self, why: str) -> None:
+        """They are there. ``why`` they are not the same as before, in a few words."""
+        self._why = why
+
+    async def note(self, text: str) -> bool:
+        """Tell people something. False when the group closes."""
+        async with self._changed:
+            self._tell(text)
+            return not self._closed
+
+    def _tell(self, text: str) -> None:
+        if self._current is not None and not self._current.ended:
+            self._current.outgoing.append(Note(text))
+            self._changed.notify_all()
+
+    def _again(self, current: _Current) -> None:
+        """The job is for other ranks."""
+        current.ends.clear()
+        current.takers.clear()
+        current.vote = None
+        current.job = replace(current.job, attempt=current.job.attempt + 1)
+
+    def _ask_to_leave(self, current: _Current) -> None:
+        if current.vote is None:
+            self._versions += 1
+            current.vote = Vote(current.job.number, self._versions)
+
+    @property
+    def _vote(self) -> Vote | None:
+        return None if self._current is None or self._current.ended else self._current.vote
+
+    def _notice(self, seen: int) -> Notice | None:
+        return self._vote.notice if self._vote is not None and self._vote.notice.version > seen else None
 
     def _stopped(self, current: _Current, step: int) -> bool:
         over = self._closed or current.ended
@@ -232,7 +387,8 @@ class Mailbox:
 
     def _offers(self, after: int) -> bool:
         current = self._current
-        return current is not None and not (current.ended or self._restarting) and current.job.number > after
+        busy = self._restarting or self._moving
+        return current is not None and not (current.ended or busy) and current.job.number > after
 
     def _of_job(self) -> _Current:
         assert self._current is not None, "no job was submitted"

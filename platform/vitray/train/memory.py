@@ -25,9 +25,16 @@ def plan_training(experiment: Experiment, **room: Any) -> GroupPlan:
 
 def rank_images(experiment: Experiment) -> int:
     """Images that a rank has on its device at once: its share of a step, by the most ranks, in its micro-batches."""
-    workers, train = experiment.cluster.workers, experiment.train
-    ranks = workers if isinstance(workers, int) else workers[1]
-    return -(-train.global_batch // (ranks * train.accumulate))
+    return -(-experiment.train.global_batch // (experiment.cluster.most * experiment.train.accumulate))
+
+
+def micro_batches(experiment: Experiment, world_size: int) -> int:
+    """Micro-batches that each of ``world_size`` ranks makes of its share of a step.
+
+    Fewer ranks than an elastic run may have take more of them, so that none is larger and memory is what was planned.
+    """
+    cluster = experiment.cluster
+    return experiment.train.accumulate * (-(-cluster.most // world_size) if cluster.elastic else 1)
 
 
 def least_rank_memory(experiment: Experiment) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -12,12 +12,21 @@ from vitray.train.ranks import Ranks
 
 
 class Meter:
-    """Losses stay on the device until an epoch ends, so that counting never waits for it."""
+    """Losses stay on the device until an epoch ends, so that counting never waits for it.
 
-    def __init__(self, device: torch.device) -> None:
+    ``so_far``: what was counted of the epoch before this process began (:meth:`so_far`), given to the first rank.
+    """
+
+    def __init__(self, device: torch.device, so_far: Sequence[float] | None = None) -> None:
         self._device = device
         self.first_step_at: float | None = None  # Unix time of the run's first finished optimizer step
+        self.closed: tuple[float, ...] = ()  # what so_far said when the last epoch was closed
         self._begin_epoch()
+        if so_far is not None:
+            self._sums += torch.tensor(so_far[:3], dtype=torch.float64).to(device)
+            self._rows, self._waited = int(so_far[3]), so_far[4]
+            self._start -= so_far[5]
+            self._shown_rows, self._shown_waited = self._rows, self._waited
 
     def _begin_epoch(self) -> None:
         self._sums = torch.zeros(3, dtype=torch.float64, device=self._device)
@@ -66,21 +75,25 @@ class Meter:
         total = ranks.sum(self._sums.clone())
         return float(total[0] / total[1])
 
+    def so_far(self, ranks: Ranks) -> tuple[float, ...]:
+        """The epoch up to here, over all ranks: for a checkpoint, so that its mean loss and rate count all of it."""
+        loss, rows, damaged = ranks.sum(self._sums.clone()).tolist()
+        return loss, rows, damaged, float(self._rows), self._waited, time.perf_counter() - self._start
+
     def close_epoch(self, ranks: Ranks) -> dict[str, float]:
         """The epoch's mean loss over all ranks' rows, its rate, and the share of it spent waiting for data.
 
         ``damaged_rows``, where there were any, are images that could not be decoded and did not count.
         """
-        total = ranks.sum(self._sums)
-        seconds = time.perf_counter() - self._start
+        self.closed = loss, rows, damaged, _, waited, seconds = self.so_far(ranks)
         metrics = {
-            "train/loss": float(total[0] / total[1]),
+            "train/loss": loss / rows,
             "images_per_s": self._rows / seconds,
-            "data_wait": self._waited / seconds,
+            "data_wait": waited / seconds,
             "epoch_s": seconds,
         }
-        if total[2]:
-            metrics["damaged_rows"] = float(total[2])
+        if damaged:
+            metrics["damaged_rows"] = damaged
         self._begin_epoch()
         return metrics
 

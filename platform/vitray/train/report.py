@@ -33,11 +33,15 @@ class Report:
 
 
 OnReport = Callable[[Report], bool]  # the driver's decision: True to go on
+OnNote = Callable[[str], None]  # a sentence for people
 OnProgress = Callable[[int, Mapping[str, float]], None]  # step, and something to show
 
 
 class Reporter(Protocol):
     """Who listens to the first rank."""
+
+    def begin(self, step: int, world_size: int) -> None:
+        """So many ranks go on after ``step`` steps."""
 
     def report(self, report: Report) -> bool:
         """Hand over a report and wait for the decision: True to go on, False to stop here."""
@@ -52,6 +56,9 @@ class RecordingReporter:
     def __init__(self, stop_at_epoch: int | None = None) -> None:
         self.reports: list[Report] = []
         self._stop_at_epoch = stop_at_epoch
+
+    def begin(self, step: int, world_size: int) -> None:
+        return None
 
     def report(self, report: Report) -> bool:
         self.reports.append(report)

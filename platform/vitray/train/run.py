@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitray import __version__
-from vitray.errors import ConfigError, OutOfMemoryError, failure_class, nearest
+from vitray.errors import ConfigError, InterruptedRunError, OutOfMemoryError, failure_class, nearest
 from vitray.experiment import Experiment
 from vitray.home import Home
 from vitray.masking import masked
 from vitray.overrides import to_yaml
 from vitray.tracking.tracker import DatasetInput, Tracker
 from vitray.train.provenance import provenance
-from vitray.train.report import OnProgress, OnReport, Report
+from vitray.train.report import OnNote, OnProgress, OnReport, Report
 from vitray.train.retry import after_out_of_memory, retry_note
 
 if TYPE_CHECKING:  # Ray and torch: not needed to name a run
@@ -77,19 +77,23 @@ def train_run(
     *,
     on_report: OnReport = lambda report: True,
     on_progress: OnProgress | None = None,
-    on_retry: Callable[[str], None] = lambda note: None,
+    on_note: OnNote = lambda note: None,
     extra_tags: Mapping[str, str] | None = None,
 ) -> Report | None:
     """Train a run's experiment in a group, from its newest checkpoint on, and track it. Returns the last report.
 
     Once it may run out of memory: it goes on with smaller micro-batches (:mod:`vitray.train.retry`), says so in the
-    tag ``vitray.retry`` and to ``on_retry``.
+    tag ``vitray.retry`` and to ``on_note``, as of ranks that come and go (tags ``vitray.ranks.1`` and so on).
+
+    Ctrl-C has the ranks save at their next step and stop; a second one does not wait for that.
 
     Raises:
+        InterruptedRunError: Ctrl-C; says what is saved. The run is then KILLED in the tracker.
         VitrayError: why it failed; the run is then FAILED in the tracker.
     """
     run.begin(tracker, extra_tags)
     last: Report | None = None
+    notes = 0
 
     def take(report: Report) -> bool:
         nonlocal last
@@ -99,19 +103,34 @@ def train_run(
         tracker.log_metrics(run.key, report.metrics, step=report.epoch, timestamp_ms=report.timestamp_ms)
         return on_report(report)
 
+    def tell(note: str) -> None:
+        nonlocal notes
+        notes += 1
+        tracker.set_tags(run.key, {f"vitray.ranks.{notes}": note})
+        on_note(note)
+
     try:
         try:
-            group.run(run.experiment, run.folder, take, on_progress)
+            group.run(run.experiment, run.folder, take, on_progress, tell)
         except OutOfMemoryError:
             if (smaller := after_out_of_memory(run.experiment)) is None:
                 raise
             note = retry_note(smaller)
             tracker.set_tags(run.key, {"vitray.retry": note})
-            on_retry(note)
-            group.run(smaller, run.folder, take, on_progress)
+            on_note(note)
+            group.run(smaller, run.folder, take, on_progress, tell)
     except KeyboardInterrupt:
-        tracker.end_run(run.key, "KILLED")
-        raise
+        on_note("stopping after a checkpoint of this step (Ctrl-C again: at once)")
+        saved: int | None = None
+        try:
+            saved = group.stop(take)
+        finally:
+            unfinished = last is None or last.epoch < run.experiment.train.epochs
+            if unfinished:
+                tracker.end_run(run.key, "KILLED")
+        if unfinished:
+            done = f"interrupted; step {saved} is saved" if saved is not None else "interrupted"
+            raise InterruptedRunError(done, where=run.name) from None
     except Exception as error:
         tracker.set_tags(run.key, {"vitray.failure": str(error), "vitray.failure_class": failure_class(error)})
         tracker.end_run(run.key, "FAILED")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,10 @@ from vitray.train.clean import Settings, let_go
 from vitray.train.compiling import forget_compiled
 from vitray.train.failures import portable
 from vitray.train.feed import Feed
+from vitray.train.leaving import Answer, Leaving
 from vitray.train.loop import fit
 from vitray.train.mailbox import Job, RankEnd
+from vitray.train.nodes import nodes_now
 from vitray.train.places import keep_place
 from vitray.train.ranks import Ranks, lost_peer
 from vitray.train.report import Report
@@ -47,6 +50,9 @@ class _MailboxReporter:
     def __init__(self, mailbox: Any, number: int) -> None:
         self._mailbox, self._number = mailbox, number
 
+    def begin(self, step: int, world_size: int) -> None:
+        self._mailbox.begin.remote(self._number, step, world_size)
+
     def report(self, report: Report) -> bool:
         return bool(ray.get(self._mailbox.report.remote(self._number, report)))
 
@@ -65,7 +71,8 @@ def serve(given: dict[str, Any]) -> None:
     gc.collect()
     gc.freeze()  # what is imported now stays; collections between jobs need not look at it
     torch.set_num_threads(config.plan.threads)
-    settings = Settings()
+    settings, leaving = Settings(), Leaving()
+    threading.Thread(target=_listen, args=(config.mailbox, ranks, leaving), daemon=True, name="vitray-listen").start()
     number = 0
     while True:
         job = ray.get(config.mailbox.take.remote(ranks.rank, number, _POLL_S))
@@ -73,16 +80,34 @@ def serve(given: dict[str, Any]) -> None:
             return
         if isinstance(job, Job):
             number = job.number
+            leaving.begin(number)
             try:
-                _run(job, ranks, config)
+                _run(job, ranks, config, leaving)
             finally:
                 settings.put_back()
                 let_go(ranks.device)
 
 
-def _run(job: Job, ranks: Ranks, config: ServeConfig) -> None:
-    mailbox = config.mailbox
-    torch.set_num_threads(job.experiment.cluster.threads or config.plan.threads)
+def _listen(mailbox: Any, ranks: Ranks, leaving: Leaving) -> None:
+    """Hear when to leave, beside the training, for as long as the rank lives."""
+    seen = 0
+    answer: Answer | None = None
+    try:
+        while True:
+            said = ray.get(mailbox.listen.remote(ranks.rank, ranks.world_size, answer, seen, _POLL_S))
+            if said is None:
+                return
+            if said == "wait":
+                answer = None
+            else:
+                seen, answer = said.version, leaving.hear(said)
+    except Exception as error:  # the mailbox is dead, and so is the group
+        leaving.fail(error)
+
+
+def _run(job: Job, ranks: Ranks, config: ServeConfig, leaving: Leaving) -> None:
+    mailbox, plan = config.mailbox, _plan_here(job.experiment, config.plan, ranks)
+    torch.set_num_threads(job.experiment.cluster.threads or plan.threads)
     try:
         run_job(
             job,
@@ -92,13 +117,14 @@ def _run(job: Job, ranks: Ranks, config: ServeConfig) -> None:
                 executor="ray",
                 cache=job.experiment.data.cache,
                 cache_bytes=job.experiment.data.cache_bytes,
-                task_cpus=config.plan.task_cpus,
-                workers=config.plan.data_workers,
-                prefetch=_prefetch(job.experiment, config.plan),
+                task_cpus=plan.task_cpus,
+                workers=plan.data_workers,
+                prefetch=_prefetch(job.experiment, plan),
                 max_bad_fraction=job.experiment.data.max_bad_fraction,
-                near=_room_here(config.plan),
-                ranks_here=_ranks_here(config.plan),
+                near=_room_here(plan),
+                ranks_here=_ranks_here(plan),
             ),
+            leaving,
         )
     except Exception as error:
         if lost_peer(error):
@@ -107,7 +133,24 @@ def _run(job: Job, ranks: Ranks, config: ServeConfig) -> None:
             # Other ranks wait for this one in a collective; only a restart of the group frees them.
             raise
     else:
-        ray.get(mailbox.finish.remote(job.number, _end(ranks)))
+        if leaving.left_at is not None:
+            ray.get(mailbox.left.remote(job.number, _end(ranks), leaving.left_at))
+        else:
+            ray.get(mailbox.finish.remote(job.number, _end(ranks)))
+
+
+def _plan_here(experiment: Experiment, plan: GroupPlan, ranks: Ranks) -> GroupPlan:
+    """The plan of an elastic group for as many ranks as there are, on the nodes that there are."""
+    if not plan.elastic:
+        return plan
+    cpus = {node.id: node.total.get("CPU", 0.0) for node in nodes_now() if not node.going}
+    return plan.for_ranks(
+        ranks.world_size,
+        cpus=sum(cpus.values()),
+        here=cpus.get(ray.get_runtime_context().get_node_id(), 1.0),
+        ranks_here=_ranks_here(plan),
+        data_workers=experiment.data.workers,
+    )
 
 
 def _end(ranks: Ranks) -> RankEnd:
@@ -132,12 +175,12 @@ def _room_here(plan: GroupPlan) -> bool:
     return bool(ranks * (plan.rank_cpus + plan.data_workers * plan.task_cpus) <= cpus)
 
 
-def run_job(job: Job, ranks: Ranks, reporter: Any, options: StreamOptions) -> None:
+def run_job(job: Job, ranks: Ranks, reporter: Any, options: StreamOptions, leaving: Leaving) -> None:
     """Train a job's experiment into its run folder."""
     feed = Feed(job.experiment, ShardedImages.open(job.experiment.data.path), ranks, options)
     store = CheckpointStore(Path(job.run_dir) / "checkpoints", keep=job.experiment.train.keep_checkpoints)
     try:
-        fit(feed, ranks, reporter, store, job.known_epoch)
+        fit(feed, ranks, reporter, store, job.known_epoch, leaving)
     finally:
         store.close()
         if job.experiment.train.compile:

@@ -14,21 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vitray.environment import environment
 from vitray.errors import LostWorkersError
 from vitray.experiment import Experiment
+from vitray.train.elastic import GroupPolicy, TellMailbox
 from vitray.train.failures import lost_workers
 from vitray.train.interfaces import GroupTorchConfig
-from vitray.train.mailbox import Ended, Mailbox
+from vitray.train.mailbox import Ended, Mailbox, Note
 from vitray.train.places import free_place, free_places, new_name
-from vitray.train.report import OnProgress, OnReport, Report
+from vitray.train.report import OnNote, OnProgress, OnReport, Report
 from vitray.train.resources import GroupPlan
 from vitray.train.serve import ServeConfig, serve
 
 _POLL_S = 0.5
+MAILBOX_CALLS = 10_000  # at once: each rank waits in two, and one that is not admitted waits for theirs to end
 _CLOSE_S = 20.0
 
 
@@ -42,12 +45,15 @@ class WorkerGroup:
 
     def __init__(self, plan: GroupPlan, *, max_restarts: int = 3) -> None:
         self.plan = plan
-        # DEFAULT: inside a Tune trial an actor would else be counted against the trial's placement group.
-        actor = ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy="DEFAULT")(Mailbox)
+        # Here, with its driver and Ray Train's controller: another node may be taken away. By a strategy of its own,
+        # since inside a Tune trial an actor would else be counted against the trial's placement group.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        actor = ray.remote(num_cpus=0, max_concurrency=MAILBOX_CALLS, scheduling_strategy=here)(Mailbox)
         self._name = new_name()
         self._mailbox = actor.options(name=self._name).remote(max_restarts)
         self._scratch = Path(tempfile.mkdtemp(prefix="vitray-group-"))  # Ray Train's own bookkeeping; ours is in runs/
         self._error: BaseException | None = None
+        self._asked: Any = None  # the mailbox, what comes next
         self._thread = threading.Thread(target=self._serve, daemon=True, name="vitray-worker-group")
         self._thread.start()
 
@@ -65,7 +71,7 @@ class WorkerGroup:
         """
         ray.get(self._mailbox.submit.remote(experiment, str(run_dir), asks_at, known_epoch))
 
-    def next(self, on_progress: OnProgress | None = None) -> Report | Ended:
+    def next(self, on_progress: OnProgress | None = None, on_note: OnNote | None = None) -> Report | Ended:
         """Wait for the next report, or for the end. A report wants a :meth:`decide`, unless :meth:`start` said not.
 
         Raises:
@@ -74,22 +80,55 @@ class WorkerGroup:
         shown: Any = None
         while True:
             alive = self._thread.is_alive()
-            said = ray.get(self._mailbox.next.remote(_POLL_S))
-            if said is not None:
+            said = self._hear()
+            if isinstance(said, Note):
+                if on_note is not None:
+                    on_note(said.text)
+            elif said is not None:
                 return said
-            free_places()  # of groups that died, for which this one may be waiting
-            if not alive:
-                raise LostWorkersError("the worker group has ended", where=repr(self._error) if self._error else None)
+            else:
+                free_places()  # of groups that died, for which this one may be waiting
+                if not alive:
+                    where = repr(self._error) if self._error else None
+                    raise LostWorkersError("the worker group has ended", where=where)
             if on_progress is not None and (latest := ray.get(self._mailbox.latest_progress.remote())) != shown:
                 shown = latest
                 on_progress(*latest)
+
+    def _hear(self) -> Report | Note | Ended | None:
+        """What the mailbox hands out next. A wait that Ctrl-C broke off is taken up again: its answer is on the way."""
+        if self._asked is None:
+            self._asked = self._mailbox.next.remote(_POLL_S)
+        said: Report | Note | Ended | None = ray.get(self._asked)
+        self._asked = None
+        return said
+
+    def stop(self, on_report: OnReport) -> int | None:
+        """Ask the ranks to save at the next step and to end what they run; returns the step that is saved.
+
+        None where nothing was saved, or the ranks did not come to the end of a step in time; closing the group then
+        costs what came since the newest checkpoint. Reports that were on their way are handed over.
+        """
+        until = time.monotonic() + ray.get(self._mailbox.stop.remote())
+        while time.monotonic() < until and self._thread.is_alive():
+            said = self._hear()
+            if isinstance(said, Ended):
+                return said.saved_step
+            if isinstance(said, Report):
+                on_report(said)
+        return None
 
     def decide(self, go_on: bool) -> None:
         """Answer the last report: go on, or stop there."""
         ray.get(self._mailbox.decide.remote(go_on))
 
     def run(
-        self, experiment: Experiment, run_dir: Path, on_report: OnReport, on_progress: OnProgress | None = None
+        self,
+        experiment: Experiment,
+        run_dir: Path,
+        on_report: OnReport,
+        on_progress: OnProgress | None = None,
+        on_note: OnNote | None = None,
     ) -> None:
         """Train an experiment to its end, or until ``on_report`` returns False.
 
@@ -97,7 +136,7 @@ class WorkerGroup:
             VitrayError: what made the experiment fail.
         """
         self.start(experiment, run_dir)
-        while isinstance(said := self.next(on_progress), Report):
+        while isinstance(said := self.next(on_progress, on_note), Report):
             self.decide(on_report(said))
         if said.error is not None:
             raise said.error
@@ -112,31 +151,45 @@ class WorkerGroup:
 
     def _serve(self) -> None:
         config = ServeConfig(self._mailbox, self._name, self.plan)
-        resources = {"CPU": self.plan.rank_cpus} | ({"GPU": 1} if self.plan.use_gpu else {})
-        trainer = TorchTrainer(
+        plan = self.plan
+        trainer = _Trainer(
             serve,
             train_loop_config={"config": config},
             scaling_config=ScalingConfig(
-                num_workers=self.plan.workers, use_gpu=self.plan.use_gpu, resources_per_worker=resources
+                num_workers=plan.workers, use_gpu=plan.use_gpu, resources_per_worker=dict(plan.per_rank)
             ),
-            torch_config=GroupTorchConfig(backend="nccl" if self.plan.use_gpu else "gloo"),
+            torch_config=GroupTorchConfig(backend="nccl" if plan.use_gpu else "gloo"),
             run_config=RunConfig(
                 name="group",
                 storage_path=str(self._scratch),
                 failure_config=FailureConfig(max_failures=-1),  # the mailbox counts, by experiment
-                callbacks=[_TellMailbox(self._mailbox)],
+                callbacks=[_TellOfLosses(self._mailbox), TellMailbox(self._mailbox)],
             ),
         )
+        trainer.policy = GroupPolicy(trainer.scaling_config, plan, self._mailbox)
         try:
-            # A lost rank is noticed within a quarter of a second; and nobody handles preemption notices yet, so the
-            # process that waits for them is not started.
-            with environment(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.25", RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0"):
+            # A lost rank is noticed within a quarter of a second; ours is the policy that looks for preemption notices;
+            # and what cannot be placed for half a minute is thought over.
+            with environment(
+                RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.25",
+                RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",
+                RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="30",
+            ):
                 trainer.fit()
         except BaseException as error:
             self._error = error
 
 
-class _TellMailbox(UserCallback):
+class _Trainer(TorchTrainer):
+    """Ray Train's own, with our policy."""
+
+    policy: GroupPolicy
+
+    def _initialize_and_run_controller(self, **controller: Any) -> Result:
+        return super()._initialize_and_run_controller(**{**controller, "scaling_policy": self.policy})
+
+
+class _TellOfLosses(UserCallback):
     """Runs in Ray Train's controller, which alone sees a rank die."""
 
     def __init__(self, mailbox: Any) -> None:
