@@ -9,8 +9,8 @@ That is all where vitray is installed on the cluster's machines and their VITRAY
 Where only its dependencies are installed, send the package along, from the repository's root:
 
     ray job submit --address http://HEAD:8265 --working-dir . --runtime-env-json \
-        '{"py_modules": ["platform/vitray"], "env_vars": {"VITRAY_HOME": "/shared/vitray", "RAY_JOB_STOP_SIGNAL": "SIGINT",
-          "RAY_JOB_STOP_WAIT_TIME_S": "120"}}' \
+        '{"py_modules": ["platform/vitray"], "env_vars": {"VITRAY_HOME": "/shared/vitray",
+          "RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "120"}}' \
         -- python jobs/train.py configs/digits.yaml
 
 The last two let `ray job stop` wait for a checkpoint: by default it kills after three seconds. A cluster with a token

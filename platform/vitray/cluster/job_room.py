@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ _NEW_NODE_S = 5.0  # a node that has just started has not told of its agent yet
 _USED = re.compile(r"^ *([\d.]+)/([\d.]+) (CPU|GPU)\b", re.M)
 _MEMORY = re.compile(r"^ *([\d.]+)([KMGT]i)?B/([\d.]+)([KMGT]i)?B memory", re.M)
 _UNITS = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-_SCALE = {"CPU": 1.0, "GPU": 1.0}
 Demand = Mapping[str, float]
 
 
@@ -116,11 +116,15 @@ def waits_for(dashboard: Dashboard, job: Job, free: Free | None = None) -> str |
     demands = _pending_groups(dashboard, job)
     if not demands:
         return None
-    names = sorted({name for demand in demands for name in demand}, key=lambda name: (name != "GPU", name))
-    total = {name: sum(demand.get(name, 0.0) for demand in demands) for name in names}
-    wanted = ", ".join(_amount(name, total[name]) for name in names)
+    parts = Counter(" + ".join(_amount(name, demand[name]) for name in _in_order(demand)) for demand in demands)
+    wanted = ", ".join(f"{count} x {part}" if count > 1 else part for part, count in parts.items())
     free = free or Free.now(dashboard)
-    return f"{wanted} in {len(demands)} part{'s' if len(demands) > 1 else ''}; free: {free.describe(names)}"
+    return f"{wanted}; free: {free.describe(_in_order({name for demand in demands for name in demand}))}"
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """What is scarcest first."""
+    return sorted(names, key=lambda name: (name != "GPU", name))
 
 
 def _pending_groups(dashboard: Dashboard, job: Job) -> list[Demand]:
@@ -140,5 +144,5 @@ def _pending_groups(dashboard: Dashboard, job: Job) -> list[Demand]:
 def _amount(name: str, count: float, of: float | None = None) -> str:
     if name == "memory":
         return size_of(count) + (f" of {size_of(of)} memory" if of is not None else " of memory")
-    unit = f"{name}s" if name in _SCALE else name
+    unit = f"{name}s" if name in ("CPU", "GPU") and (of is not None or count != 1) else name
     return f"{count:g} {unit}" if of is None else f"{count:g} of {of:g} {unit}"
