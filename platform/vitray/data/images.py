@@ -24,15 +24,17 @@ class ShardedImages:
     store: ShardStore
 
     @classmethod
-    def open(cls, path: str) -> ShardedImages:
+    def open(cls, path: str, *, check: bool = True) -> ShardedImages:
         """Open a dataset folder, a pyarrow.fs URI, or ``builtin:digits`` (prepared on first use).
+
+        ``check``: look at every shard's size and footer, which somebody should do, but not each of a thousand ranks.
 
         Raises:
             DataError: there is no dataset, or it is damaged; names the file.
         """
         from vitray.data.builtin import dataset_folder
 
-        return cls(ShardStore.open(dataset_folder(path)))
+        return cls(ShardStore.open(dataset_folder(path), check=check))
 
     @property
     def fingerprint(self) -> str:

@@ -177,7 +177,8 @@ def _room_here(plan: GroupPlan) -> bool:
 
 def run_job(job: Job, ranks: Ranks, reporter: Any, options: StreamOptions, leaving: Leaving) -> None:
     """Train a job's experiment into its run folder."""
-    feed = Feed(job.experiment, ShardedImages.open(job.experiment.data.path), ranks, options)
+    images = ShardedImages.open(job.experiment.data.path, check=False)  # the driver has looked at every shard
+    feed = Feed(job.experiment, images, ranks, options)
     store = CheckpointStore(Path(job.run_dir) / "checkpoints", keep=job.experiment.train.keep_checkpoints)
     try:
         fit(feed, ranks, reporter, store, job.known_epoch, leaving)
