@@ -79,8 +79,8 @@ def configs(folder: Path, canary: Canary) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def tar(path: Path, outside: Path, image: bytes) -> None:
-    """One good sample among members that lead out, link, or are devices."""
+def tar(path: Path, outside: Path, images: list[bytes]) -> None:
+    """Good samples, and members that lead out, link, or are devices."""
     with tarfile.open(path, "w") as archive:
 
         def add(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "") -> None:
@@ -88,19 +88,19 @@ def tar(path: Path, outside: Path, image: bytes) -> None:
             member.type, member.linkname, member.size = kind, link, len(data)
             archive.addfile(member, io.BytesIO(data))
 
-        for number in range(40):
+        for number, image in enumerate(images):
             add(f"{number:04d}.png", image)
             add(f"{number:04d}.cls", b"%d" % (number % 2))
-        add(f"../{outside.name}/up.png", image)
-        add(f"{outside}/absolute.png", image)
+        add(f"../{outside.name}/up.png", images[0])
+        add(f"{outside}/absolute.png", images[0])
         add("link.png", kind=tarfile.SYMTYPE, link="/etc/passwd")
         add("hard.png", kind=tarfile.LNKTYPE, link="../../etc/passwd")
         add("null.png", kind=tarfile.CHRTYPE)
         add("pipe.png", kind=tarfile.FIFOTYPE)
 
 
-def parquet_with_pickles(path: Path, canary: Canary, images: list[bytes]) -> None:
-    """Columns that Ray and Arrow would unpickle: as objects, or for the shape of a tensor."""
+def parquet_with_pickles(path: Path, canary: Canary, images: list[bytes], *, shapes: bool) -> None:
+    """Columns that Ray and Arrow would unpickle: as objects, or with ``shapes`` for the shape of a tensor."""
     objects = pa.array([canary.pickled()] * len(images), pa.large_binary())
     tensors = pa.array([[0]] * len(images), pa.list_(pa.int64()))
 
@@ -108,16 +108,17 @@ def parquet_with_pickles(path: Path, canary: Canary, images: list[bytes]) -> Non
         said = {"ARROW:extension:name": extension, "ARROW:extension:metadata": serialized}
         return pa.field(name, kind, metadata=said)
 
-    schema = pa.schema(
-        [
-            pa.field("image", pa.binary()),
-            field("label", objects.type, "ray.data.arrow_pickled_object", b""),
-            field("tensor", tensors.type, "ray.data.arrow_tensor", canary.pickled()),
-            field("tensor2", tensors.type, "ray.data.arrow_tensor_v2", canary.pickled()),
-            field("old", objects.type, "arrow.py_extension_type", canary.pickled()),
-        ]
-    )
-    pq.write_table(pa.table([pa.array(images), objects, tensors, tensors, objects], schema=schema), path)
+    columns = {
+        pa.field("image", pa.binary()): pa.array(images),
+        field("label", objects.type, "ray.data.arrow_pickled_object", b""): objects,
+        field("old", objects.type, "arrow.py_extension_type", canary.pickled()): objects,
+    }
+    if shapes:
+        columns |= {
+            field(name, tensors.type, f"ray.data.{name}", canary.pickled()): tensors
+            for name in ("arrow_tensor", "arrow_tensor_v2")
+        }
+    pq.write_table(pa.table(list(columns.values()), schema=pa.schema(list(columns))), path)
 
 
 def cifar(root: Path, canary: Canary) -> None:

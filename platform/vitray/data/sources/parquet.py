@@ -153,12 +153,17 @@ def footer(folder: Files, path: str) -> tuple[pa.Schema, list[int]]:
         with folder.open(path) as file, pq.ParquetFile(file) as parquet:
             meta = parquet.metadata
             return parquet.schema_arrow, [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
-    except (pa.ArrowException, OSError, DataError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(error, folder.show(path)) from None
 
 
 def _damaged(error: Exception, where: str) -> DataError:
-    what = problem(error) if isinstance(error, OSError | DataError) else str(error).partition("\n")[0]
+    if isinstance(error, OSError | DataError):
+        what = problem(error)
+    elif isinstance(error, pa.ArrowException):
+        what = str(error).partition("\n")[0]
+    else:  # Ray's types for columns, which would unpickle it if an environment variable allowed that
+        what = "a column has a type that only a pickle describes, and reading that could run code"
     return DataError(what, where=where, remedy="fetch or write this Parquet file again")
 
 
