@@ -40,7 +40,7 @@ def serve_with_faults(given: dict[str, Any]) -> None:
             change_everything(torch)
         return train_step(model, state, batch, feed)
 
-    def watched_run(job: Any, ranks: Any, config: Any) -> None:
+    def watched_run(job: Any, ranks: Any, *more: Any) -> None:
         held = [o for o in gc.get_objects() if isinstance(o, VisionTransformer | torch.optim.Optimizer)]
         wrapped = [o for o in gc.get_objects() if type(o).__name__ == "DistributedDataParallel"]
         now = {name: str(value) for name, value in Settings().values.items()}
@@ -58,7 +58,7 @@ def serve_with_faults(given: dict[str, Any]) -> None:
         folder = Path(job.run_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"found-{ranks.rank}.json").write_text(json.dumps(found))
-        run(job, ranks, config)
+        run(job, ranks, *more)
 
     loop.train_step, serving._run = faulty_step, watched_run
     serving.serve(given)

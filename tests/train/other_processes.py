@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,15 @@ import torch
 import torch.distributed as dist
 from small_runs import small_experiment, small_feed, small_state, train
 
+from vitray.data.unit import Batch
+from vitray.experiment import Experiment
 from vitray.train.checkpoint import CheckpointStore, Progress
 from vitray.train.evaluate import evaluate
-from vitray.train.loop import fresh_state
+from vitray.train.feed import Feed
+from vitray.train.leaving import Leaving, Notice
+from vitray.train.loop import fit, fresh_state
 from vitray.train.ranks import Ranks
+from vitray.train.report import RecordingReporter
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["vitray.train.loop", "torch._dynamo", "pytest"])
@@ -46,4 +53,40 @@ def train_as_rank(rank: int, world_size: int, folder: Path, data: Path, runs: li
             {split: dict(evaluate(model, feed.evaluation(split), feed.to_input, ranks)) for split in ("val", "test")}
         )
     out.put((rank, losses, scores))
+    dist.destroy_process_group()
+
+
+class WithLedger(Feed):
+    """Writes down who took which samples in which step."""
+
+    ledger: Path
+
+    def train(self, start: int, stop: int) -> Iterator[Batch]:
+        with self.ledger.open("a") as ledger:
+            for batch in super().train(start, stop):
+                row = (batch.step, self.ranks.rank, self.ranks.world_size, batch.sample_id[batch.weight > 0].tolist())
+                print(json.dumps(row), file=ledger, flush=True)
+                yield batch
+
+
+def train_stretch(experiment: Experiment, folder: Path, ranks: Ranks, leave_after: int) -> None:
+    """Go on from the newest checkpoint until a step, and leave there."""
+    leaving = Leaving()
+    leaving.begin(1)
+    leaving.hear(Notice(1, 1, leave_after, agreed=True))
+    plain = small_feed(experiment, ranks)
+    feed = WithLedger(experiment, plain.data, ranks, plain.options)
+    object.__setattr__(feed, "ledger", folder / f"ledger-{ranks.rank}-of-{ranks.world_size}")
+    store = CheckpointStore(folder, keep=experiment.train.keep_checkpoints)
+    fit(feed, ranks, RecordingReporter(), store, leaving=leaving)
+    store.close()
+
+
+def train_stretch_as_rank(
+    rank: int, world_size: int, meet: Path, experiment: Experiment, folder: Path, leave_after: int
+) -> None:
+    """The same as one of some ranks."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=world_size)
+    train_stretch(experiment, folder, Ranks(rank, world_size), leave_after)
     dist.destroy_process_group()

@@ -16,6 +16,7 @@ from vitray.models import VisionTransformer
 from vitray.models.package import PackageInfo
 from vitray.train.checkpoint import CheckpointStore, Progress, TrainState
 from vitray.train.feed import Feed
+from vitray.train.leaving import Leaving
 from vitray.train.loop import fit
 from vitray.train.optim import make_optimizer
 from vitray.train.ranks import Ranks
@@ -49,6 +50,7 @@ def train(
     ranks: Ranks | None = None,
     known_epoch: int | None = None,
     on_report: Callable[[Report], None] | None = None,
+    leaving: Leaving | None = None,
 ) -> list[Report]:
     """Run the loop into ``folder``, from its newest checkpoint on; returns the reports."""
 
@@ -62,7 +64,7 @@ def train(
     store = CheckpointStore(folder, keep=experiment.train.keep_checkpoints)
     ranks = ranks or Ranks()
     try:
-        fit(small_feed(experiment, ranks), ranks, reporter, store, known_epoch)
+        fit(small_feed(experiment, ranks), ranks, reporter, store, known_epoch, leaving)
     finally:
         store.close()
     return reporter.reports

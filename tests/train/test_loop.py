@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ import torch
 from other_processes import CONTEXT, train_as_rank
 from small_runs import STEPS, assert_bitwise_equal, restored, small_experiment, small_feed, tensors_of, train
 
+from vitray.data.unit import Batch
 from vitray.errors import NotFiniteError
 from vitray.models.package import load_package
-from vitray.train.checkpoint import CheckpointStore
+from vitray.train.checkpoint import CheckpointStore, verify
 from vitray.train.evaluate import evaluate
-from vitray.train.loop import fresh_state, train_step
+from vitray.train.feed import Feed
+from vitray.train.leaving import Leaving, Notice
+from vitray.train.loop import fit, fresh_state, train_step
 from vitray.train.ranks import Ranks
-from vitray.train.report import Report
+from vitray.train.report import RecordingReporter, Report
 
 pytestmark = pytest.mark.slow
 
@@ -285,3 +288,47 @@ def test_two_ranks_train_and_count_as_one(digits: Path, tmp_path: Path) -> None:
             assert said[0][number][split]["samples"] == found["samples"] == rows
             assert said[0][number][split]["accuracy"] == found["accuracy"]
             assert said[0][number][split]["loss"] == pytest.approx(found["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("step", [7, STEPS])
+def test_left_after_any_step_it_ends_with_the_same_bits_and_the_same_report(
+    digits: Path, tmp_path: Path, recipe: str, step: int
+) -> None:
+    experiment = small_experiment(digits, train__epochs=2, **RECIPES[recipe])
+    whole = train(experiment, tmp_path / "whole")
+    leaving = Leaving()
+    leaving.begin(1)
+    leaving.hear(Notice(1, 1, step, agreed=True))
+    before = train(experiment, tmp_path / "parts", leaving=leaving)
+    assert leaving.left_at == step
+    assert restored(tmp_path / "parts", experiment)[0].step == step
+    rest = train(experiment, tmp_path / "parts", known_epoch=len(before))
+    assert [r.epoch for r in before + rest] == [1, 2]  # an epoch that was done, but not reported, is reported then
+    for name in ("train/loss", "val/loss", "lr"):  # of all the epoch's steps, whoever did them
+        assert [r.metrics[name] for r in before + rest] == [r.metrics[name] for r in whole]
+    assert all(r.metrics["images_per_s"] > 0 for r in rest)
+    assert restored(tmp_path / "whole", experiment)[0] == restored(tmp_path / "parts", experiment)[0]
+    assert_bitwise_equal(restored(tmp_path / "whole", experiment)[1], restored(tmp_path / "parts", experiment)[1])
+
+
+def test_asked_to_leave_while_it_evaluates_it_saves_what_it_has(digits: Path, tmp_path: Path) -> None:
+    experiment = small_experiment(digits, train__epochs=1)
+    leaving, seen = Leaving(), list[int]()
+    feed = small_feed(experiment)
+    store = CheckpointStore(tmp_path)
+
+    class Asks(Feed):
+        def evaluation(self, split: str) -> Iterator[Batch]:
+            leaving.hear(Notice(0, 1))  # somebody does, in the evaluation of the epoch's end
+            for batch in super().evaluation(split):
+                yield batch
+                store.wait()
+                seen.extend(verify(folder).step for folder in store.committed())
+
+    fit(Asks(experiment, feed.data, feed.ranks, feed.options), Ranks(), RecordingReporter(), store, leaving=leaving)
+    store.close()
+    assert seen == [STEPS]  # nothing would have been lost
+    newest = store.newest()
+    assert newest is not None
+    assert len(verify(newest).reports) == 1
