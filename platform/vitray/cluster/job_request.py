@@ -124,7 +124,7 @@ def _check_room(experiment: Experiment, target: Target, request: Request, *, swe
         if not target.nodes.scales:
             error.what += f" ({target.nodes.describe()})"
             raise
-        request.notes.append(f"it will wait for nodes: {error.what}")
+        request.notes.append(f"{error.what} now: the job will wait for what the autoscaler adds, or say that it cannot")
 
 
 def command(kind: str, target: Target, pieces: Sequence[tuple[str | None, str]], name: str) -> Request:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitray.cluster.address import check_answers, named_address
+from vitray.cluster.growth import grown
 from vitray.cluster.machine import Machine, gpu_memory, visible_gpus
 from vitray.cluster.token import prepare_token, tighten
 from vitray.errors import ResourceError, VitrayError
@@ -30,14 +31,15 @@ class Cluster:
 
     @property
     def room(self) -> Room:
-        """What :func:`vitray.train.resources.plan_groups` wants to know."""
-        return {
+        """What :func:`vitray.train.resources.plan_groups` wants to know; with what an autoscaler may add."""
+        room: Room = {
             "cpus": self.cpus,
             "gpus": self.gpus,
             "node_cpus": self.node_cpus,
             "node_memory": self.node_memory,
             "gpu_memory": self.gpu_memory,
         }
+        return room if self.local else grown(room)
 
     @property
     def local(self) -> bool:
