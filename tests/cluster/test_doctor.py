@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from attacks import http
 from ray_head import Head, free_port
 
 from vitray.cli import main
@@ -195,6 +196,9 @@ def other_node(head: Head, tmp_path: Path) -> Iterator[psutil.Process]:
         raylets = [one for one in head.processes() if one.pid not in before and one.name() == "raylet"]
         time.sleep(0.2)
     (raylet,) = raylets
+    url, token = f"{head.url}/api/v0/nodes?detail=false", {"Authorization": f"Bearer {head.token}"}
+    while http("GET", url, token)[1].count('"ALIVE"') < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
     yield raylet
     started = [one for one in head.processes() if one.pid not in before]
     process.send_signal(signal.SIGTERM)
@@ -208,11 +212,7 @@ def test_a_cluster_whose_second_machine_keeps_its_state_elsewhere_and_then_hangs
     head: Head, other_node: psutil.Process, tmp_path: Path, digits: Path
 ) -> None:
     home = tmp_path / "shared"
-    for _ in range(20):  # until the second one has joined
-        code, found = doctor(head, home, "--data", str(digits))
-        machines = {one["where"] for one in found if one["check"] == "storage"}
-        if len(machines) == 2:
-            break
+    code, found = doctor(head, home, "--data", str(digits))
     states = {one["what"].split()[0]: one["state"] for one in found if one["check"] == "storage"}
     assert (code, states) == (1, {str(home): OK, "VITRAY_HOME": BLOCKS})
     assert sorted(one["check"] for one in found if one["state"] == BLOCKS) == ["storage"], found

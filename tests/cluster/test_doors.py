@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
+from tempfile import mkdtemp
 
 import psutil
 import pytest
@@ -34,12 +39,13 @@ from attacks import (
     shut_for_friends,
     unknown_port,
 )
-from ray_head import Head
+from malicious import Canary, modules
+from ray_head import Head, free_port
+
+from vitray.cli import main
 
 pytestmark = pytest.mark.ray
 
-# Without a password by their nature: torch's meeting point and gloo's links between ranks, and Prometheus' numbers.
-_OF_RANKS = "ray::RayTrainWorker"
 METRICS = "metrics"
 
 
@@ -61,49 +67,90 @@ def _distinct(found: list[Listener]) -> list[Listener]:
     return list({(_host(one), one.port): one for one in found}.values())
 
 
-@pytest.fixture
-def training(tmp_path: Path, digits: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`vitray train` on two ranks, by somebody who never used Ray and whose files are readable for all."""
-    (tmp_path / "c.yaml").write_text(
-        f"data: {{path: {digits}}}\ntrain: {{epochs: 5000}}\ncluster: {{workers: 2, use_gpu: false}}\n"
+@dataclass
+class Running:
+    """A `vitray sweep run` of somebody, in a folder of somebody else's."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+    secrets: dict[str, str]
+
+    @property
+    def user(self) -> Path:
+        return self.folder / "user"
+
+    def wait_for_training(self) -> None:
+        deadline = time.monotonic() + 120
+        while not any(self.folder.glob("home/runs/**/step-*/commit.json")) and time.monotonic() < deadline:
+            assert self.process.poll() is None, (self.folder / "said").read_text()
+            time.sleep(0.2)
+
+    def stop(self) -> list[psutil.Process]:
+        """As Ctrl-C does; returns what outlives it."""
+        started = family(self.process.pid)
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(90)
+        _, left = psutil.wait_procs(started, timeout=20)
+        for one in left:
+            one.kill()
+        return left
+
+
+@pytest.fixture(scope="module")
+def running(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """On two ranks, by somebody who never used Ray, whose files are readable for all, and who has secrets."""
+    folder = tmp_path_factory.mktemp("running")
+    secrets = {name: f"{name.lower()}-{token_hex(12)}" for name in ("store", "mlflow", "hub", "remote", "header")}
+    (folder / "c.yaml").write_text(
+        f"name: s\ndata: {{path: {digits}}}\ntrain: {{epochs: 5000}}\ncluster: {{workers: 2, use_gpu: false}}\n"
         "model: {patch_size: 4, embed_dim: 32, depth: 1, num_heads: 2}\n"
+        "search: {space: {train.seed: [0, 1]}, trials: 2, scheduler: none}\n"
     )
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    # As after `ray start` elsewhere: whether another cluster asks for tokens must not matter here.
-    env |= {"HOME": str(tmp_path / "user"), "RAY_AUTH_MODE": "disabled"}
-    (tmp_path / "user").mkdir()
+    modules(folder, Canary(folder / "canary"))
+    for words in (("init", "-q"), ("remote", "add", "origin", f"https://me:{secrets['remote']}@git.invalid/x.git")):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    subprocess.run(
+        ["git", "-c", "user.name=x", "-c", "user.email=x@x", "commit", "-q", "--allow-empty", "-m", "x"],
+        cwd=folder,
+        check=True,
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "PYTHON"))}
+    (folder / "user").mkdir()
+    temporary = Path(mkdtemp(prefix="vt-", dir="/tmp"))  # Ray's sockets may have paths of 107 characters
+    env |= {
+        "HOME": str(folder / "user"),
+        "VITRAY_HOME": str(folder / "home"),
+        "RAY_TMPDIR": str(temporary),
+        "RAY_AUTH_MODE": "disabled",  # as after `ray start` elsewhere; a local Ray has a token all the same
+        "AWS_SECRET_ACCESS_KEY": secrets["store"],
+        "HF_TOKEN": secrets["hub"],
+        "MLFLOW_TRACKING_TOKEN": secrets["header"],
+        "MLFLOW_TRACKING_URI": f"http://me:{secrets['mlflow']}@127.0.0.1:{free_port()}",  # a server that is away
+    }
     process = subprocess.Popen(
-        [sys.executable, "-m", "vitray.cli", "train", "c.yaml"],
-        cwd=tmp_path,
+        [Path(sys.executable).parent / "vitray", "sweep", "run", "c.yaml"],
+        cwd=folder,
         env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=(tmp_path / "said").open("wb"),
+        stdout=(folder / "out").open("wb"),
+        stderr=(folder / "said").open("wb"),
         umask=0o022,
         start_new_session=True,
     )
-    yield process
-    started = family(process.pid)
-    process.send_signal(signal.SIGINT)
-    process.wait(60)
-    _, left = psutil.wait_procs(started, timeout=20)
-    for one in left:
-        one.kill()
+    made = Running(folder, process, secrets)
+    yield made
+    left = made.stop()
+    shutil.rmtree(temporary)
     assert not left
 
 
-def test_a_local_training_is_on_loopback_and_asks_for_its_token(
-    training: subprocess.Popen[bytes], tmp_path: Path
-) -> None:
-    deadline = time.monotonic() + 90
-    while "epoch 2/" not in (tmp_path / "said").read_text() and time.monotonic() < deadline:
-        assert training.poll() is None, (tmp_path / "said").read_text()
-        time.sleep(0.2)
-    found = listeners(family(training.pid))
+def test_a_local_sweep_is_on_loopback_and_asks_for_its_token(running: Running) -> None:
+    running.wait_for_training()
+    found = listeners(family(running.process.pid))
     assert {"gcs_server", "raylet"} <= {one.process for one in found}
-    assert any(one.process.startswith(_OF_RANKS) for one in found)
     assert [one for one in found if one.beyond_loopback] == []
 
-    file = tmp_path / "user" / ".ray" / "auth_token"
+    file = running.user / ".ray" / "auth_token"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     tried = knock(found, file.read_text())
@@ -114,6 +161,33 @@ def test_a_local_training_is_on_loopback_and_asks_for_its_token(
     # What speaks to nobody is the ranks' own, and on loopback it may.
     silent = {one.where for one in tried if one.door == SILENT}
     assert len({one.pid for one in found if f"{_host(one)}:{one.port}" in silent}) <= 2
+    assert not (running.folder / "canary").exists(), "modules of the current folder were imported"
+
+
+def test_secrets_are_written_nowhere(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of the environment, of addresses or of the repository: in state, spool, MLflow, output, Ray's logs."""
+    running.wait_for_training()
+    ray_folder = Path(psutil.Process(running.process.pid).environ()["RAY_TMPDIR"])
+    token = (running.user / ".ray" / "auth_token").read_text()
+    assert running.stop() == []
+    said = (running.folder / "said").read_text()
+    assert "vitray sweep resume s" in said, said
+    # Bring what waits for the server to a database: its tags, parameters and artifacts are looked through as well.
+    monkeypatch.setenv("VITRAY_HOME", str(running.folder / "home"))
+    with pytest.raises(SystemExit) as done:
+        main(["track", "sync", "--here"])
+    assert done.value.code == 0
+    with sqlite3.connect(running.folder / "home" / "mlflow.db") as store:
+        tags = dict(store.execute("select key, value from tags").fetchall())
+    assert tags["mlflow.source.git.repoURL"] == "https://***@git.invalid/x.git"
+
+    planted = {**running.secrets, "token": token}
+    searched = [path for root in (running.folder, ray_folder) for path in root.rglob("*") if path.is_file()]
+    own = {running.folder / ".git" / "config", running.user / ".ray" / "auth_token"}
+    assert {path.name for path in searched} >= {"mlflow.db", "sweep.json", "said", "gcs_server.out", "raylet.out"}
+    for path in set(searched) - own:
+        content = path.read_bytes()
+        assert [name for name, secret in planted.items() if secret.encode() in content] == [], path
 
 
 def test_a_head_lets_nobody_in_without_its_token(head: Head) -> None:

@@ -60,12 +60,28 @@ def run_trials(conductor: Conductor) -> None:
         ),
     )
     try:
-        with _quiet_tune(plan.groups.groups), _halted_by_ctrl_c(conductor):
+        with _quiet_tune(plan.groups.groups), _keys_kept_back(), _halted_by_ctrl_c(conductor):
             tuner.fit()
     finally:
         conductor.interrupt()
         shutil.rmtree(folder, ignore_errors=True)
     conductor.raise_error()
+
+
+@contextmanager
+def _keys_kept_back() -> Iterator[None]:
+    """Tune would give this process's AWS keys to the trials through their runtime environments, which Ray logs.
+
+    Trials have them all the same where Ray's workers do: on a local Ray, and on machines that are set up so.
+    """
+    from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
+
+    keys = {name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+    ENV_VARS_TO_PROPAGATE.difference_update(keys)
+    try:
+        yield
+    finally:
+        ENV_VARS_TO_PROPAGATE.update(keys)
 
 
 class _Asks(Searcher):
