@@ -153,10 +153,16 @@ def http(
 
 
 def http_attempt(
-    door: str, who: str, method: str, url: str, headers: Mapping[str, str] | None = None, body: Any = None
+    door: str,
+    who: str,
+    method: str,
+    url: str,
+    headers: Mapping[str, str] | None = None,
+    body: Any = None,
+    friend_wait_s: float = _FRIEND_WAIT_S,
 ) -> Attempt:
     """Let in is whoever gets another answer than 401, 403, or a refusal to speak with browsers (405)."""
-    status, text = http(method, url, headers, body, _FRIEND_WAIT_S if who == RIGHT else _WAIT_S)
+    status, text = http(method, url, headers, body, friend_wait_s if who == RIGHT else _WAIT_S)
     said = f"HTTP {status} {text[:60]!r}"
     return Attempt(door, urlsplit(url).netloc, who, status not in (0, 401, 403, 405), said)
 
@@ -176,7 +182,7 @@ def unknown_port(host: str, port: int, token: str | None, who: str) -> Attempt:
 
 def pages(url: str, token: str | None, who: str) -> list[Attempt]:
     """What the dashboard, or a node's agent, shows."""
-    found = [http_attempt(f"page {path}", who, "GET", url + path, _bearer(token)) for path in _PAGES]
+    found = [http_attempt(f"page {path}", who, "GET", url + path, _bearer(token), None, 60.0) for path in _PAGES]
     return [one for one in found if "HTTP 404" not in one.said]
 
 
@@ -245,7 +251,7 @@ def mlflow_attempts(
     suffix = f" of Host {host}" if host else f" of Origin {origin}" if origin else ""
 
     def ask(door: str, method: str, path: str, body: Any = None) -> Attempt:
-        return http_attempt(f"MLflow {door}{suffix}", who, method, url + path, headers, body)
+        return http_attempt(f"MLflow {door}{suffix}", who, method, url + path, headers, body, 60.0)
 
     api = "/api/2.0/mlflow"
     return [
