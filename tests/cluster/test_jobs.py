@@ -1,4 +1,5 @@
-"""The scripts in ``jobs/`` as somebody submits them to a running cluster: dataset, checkpoint and answer come back.
+"""Jobs as somebody submits them to a running cluster, by `vitray jobs`, and the scripts in ``jobs/`` by Ray's own tool:
+dataset, checkpoint and answers come back.
 
 One machine is head and worker here; that a cluster's machines see the same folders is not shown.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from ray_head import CPUS, Head
+from submitted import Jobs
 
 from vitray.data.images import ShardedImages
 from vitray.data.samples import write_samples
@@ -52,8 +54,10 @@ def cluster(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
 
 def test_prepare_train_predict(cluster: Cluster) -> None:
     shared = cluster.shared
-    done = cluster.submit("jobs/prepare.py", "builtin:digits", str(shared / "digits"))
-    assert done.returncode == 0, done.stdout
+    jobs = Jobs(cluster.head, shared)
+    shares = ("--fractions", "0.7,0.1,0.2", "--seed", "0")
+    prepared = jobs("submit", "prepare", "builtin:digits", "digits", *shares, "--follow")
+    assert prepared.code == 0, prepared.out + prepared.err
     data = ShardedImages.open(str(shared / "digits"))
     assert verify_shards(data.store) == []
     assert data.num_samples("train") == 1258
@@ -68,12 +72,15 @@ def test_prepare_train_predict(cluster: Cluster) -> None:
         assert store.execute("select name, status from runs").fetchall() == [("small", "FINISHED")]
 
     (image,) = write_samples(data, "test", shared / "samples", 1)
-    done = cluster.submit("jobs/predict.py", str(newest), str(image), "--output", "json")
-    assert done.returncode == 0, done.stdout
-    (answer,) = json.loads(done.stdout[done.stdout.index("[\n") : done.stdout.rindex("]") + 1])
-    assert answer["file"] == str(image)
+    scored = jobs("submit", "predict", str(newest), str(image), "--to", "answers.jsonl", "--top", "2", "--follow")
+    assert scored.code == 0, scored.out + scored.err
+    (line,) = (shared / "answers.jsonl").read_text().splitlines()
+    answer = json.loads(line)
+    assert answer["path"] == str(image)
     assert answer["label"] in data.classes
     assert 0 < answer["probability"] <= 1
+    assert len(answer["top"]) == 2
+    assert {row["kind"] for row in jobs("list", "--output", "json").said} >= {"prepare", "predict", None}
 
 
 def test_a_bad_config_fails_the_job_with_one_message(cluster: Cluster) -> None:
