@@ -155,8 +155,16 @@ class Container:
                 self.kill()
         return in_time
 
-    def kill(self) -> None:
-        """SIGKILL: with the first process of a namespace all others die."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(20)
+    def kill(self) -> bool:
+        """SIGKILL: with the first process of a namespace all others die. False if one is still there after a while."""
+        if self.process is None:
+            return True
+        below: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            below = psutil.Process(self.process.pid).children(recursive=True)
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            # `unshare` waits for its child, the first of the namespace, and ends with it.
+            (below[0] if below else self.process).kill()
+        self.process.wait(20)
+        _, left = psutil.wait_procs(below, timeout=20)
+        return not left

@@ -158,12 +158,12 @@ class Engine:
         """Whatever state it is in: no process, namespace, bridge or file is left."""
         for relay in self._relays:
             relay.close()
-        for container in self.containers.values():
-            container.kill()
+        left = [container.name for container in self.containers.values() if not container.kill()]
         for server in self._servers:
             server.close()
         self.networks.remove()
         shutil.rmtree(self.folder, ignore_errors=True)
+        assert not left, f"processes of {left} outlived SIGKILL"
 
     def _facts(self, service: str) -> dict[str, Any]:
         return self.file["services"][service]

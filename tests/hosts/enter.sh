@@ -43,7 +43,8 @@ if [ "$READ_ONLY" = true ]; then mount -o remount,ro "$ROOT"; fi
 
 mapfile -t environment <<<"$ENVIRONMENT"
 # An engine's small init: it hands signals on and reaps orphans. It runs as the container's user, as the command does.
-exec chroot "$ROOT" setpriv --reuid "$RUN_AS" --regid "$RUN_AS" --clear-groups --bounding-set=-all --inh-caps=-all \
+# A change of the user takes away that it dies with its parent, so this is said again.
+exec chroot "$ROOT" setpriv --pdeathsig KILL --reuid "$RUN_AS" --regid "$RUN_AS" --clear-groups --bounding-set=-all --inh-caps=-all \
     --ambient-caps=-all --no-new-privs env --ignore-environment --chdir "$WORK" "${environment[@]}" \
     bash -c 'trap "kill -TERM \$child" TERM; trap "kill -INT \$child" INT
 "$@" & child=$!
