@@ -222,12 +222,11 @@ def test_a_cluster_whose_second_machine_keeps_its_state_elsewhere_and_then_hangs
 
     other_node.suspend()
     try:
-        code, found = doctor(head, home, "--node-timeout", "15")
+        code, found = doctor(head, home, "--node-timeout", "8")
     finally:
         other_node.resume()
-    (silent,) = [one for one in found if one["check"] == "node"]
-    assert (code, silent["state"], silent["what"]) == (1, BLOCKS, "no answer within 15 s")
-    assert len([one for one in found if one["check"] == "storage"]) == 1, "the others are looked at all the same"
+    silent = [one for one in found if one["check"] == "node"]
+    assert (code, {one["what"] for one in silent}) == (1, {"no answer within 8 s"})  # of a busy first one as well
 
 
 @pytest.mark.ray
@@ -235,3 +234,15 @@ def test_a_wrong_token_and_nobody_there_are_findings(head: Head, tmp_path: Path)
     code, found = doctor(head, tmp_path / "home", RAY_AUTH_TOKEN="0" * 64)
     (cluster,) = [one for one in found if one["check"] == "cluster"]
     assert (code, "refuses the token" in cluster["what"]) == (1, True)
+
+
+@pytest.mark.ray
+def test_by_its_dashboard_a_cluster_looks_at_itself(head: Head, tmp_path: Path, digits: Path) -> None:
+    said = head.run(
+        *(sys.executable, "-m", "vitray.cli", "doctor", "--address", head.url, "--output", "json"),
+        *("--data", str(digits)),
+        VITRAY_HOME=str(tmp_path / "home"),
+    )
+    facts = json.loads(said.stdout[said.stdout.index("{") :])
+    assert (said.returncode, facts["blocks"]) == (0, 0), said.stdout
+    assert {"cluster", "storage", "dataset", "torch", "mlflow"} <= {one["check"] for one in facts["findings"]}

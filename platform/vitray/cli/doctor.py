@@ -22,6 +22,7 @@ _SIGNS = {"ok": "ok", "warning": "WARN", "blocks": "FAIL"}
 @click.argument("config", type=click.Path(), required=False)
 @click.argument("overrides", nargs=-1, metavar="[section.key=value ...]")
 @click.option("--data", metavar="DATASET", help="A dataset that must be readable on every machine.")
+@click.option("--experiment", metavar="NAME", help="An experiment of MLflow that must take runs.")
 @click.option(
     "--node-timeout", type=click.FloatRange(min=1), default=120.0, show_default=True, help="Seconds for each machine."
 )
@@ -33,22 +34,23 @@ def doctor(
     config: str | None,
     overrides: tuple[str, ...],
     data: str | None,
+    experiment: str | None,
     node_timeout: float,
     address: str | None,
     output: str,
 ) -> None:
     """Say what is wrong with this machine or, with --address, with every machine of a cluster; and what to do.
 
-    With a CONFIG, its dataset and its MLflow experiment are looked at as well. Exit code 1 if something blocks.
+    With a CONFIG, its dataset and its MLflow experiment are looked at as well. With the address of a dashboard
+    (http://HEAD:8265) the cluster looks at itself, as a job. Exit code 1 if something blocks.
     """
     from vitray.cluster.doctor import BLOCKS, Question, examine
 
-    experiment = None
     if config is not None:
         from vitray.experiment import Experiment
 
         wanted = Experiment.load(config, overrides)
-        data, experiment = data or wanted.data.path, wanted.tracking.experiment
+        data, experiment = data or wanted.data.path, experiment or wanted.tracking.experiment
     found = examine(Question(Home.find(), address, data, experiment, node_timeout))
     counts = {state: sum(one.state == state for one in found) for state in _SIGNS}
     facts = {"findings": [one.as_json() for one in found], **counts}

@@ -19,8 +19,9 @@ NODE_PATIENCE_S = 120.0
 class Question:
     """What is asked about.
 
-    ``address``: a cluster, None for this machine. ``data``: a dataset that must be readable. ``experiment``: an
-    experiment of MLflow that must take runs. ``node_patience_s``: seconds to wait for each machine of the cluster.
+    ``address``: a cluster, by its head (HOST:PORT) or its dashboard (http://...), None for this machine. ``data``: a
+    dataset that must be readable. ``experiment``: an experiment of MLflow that must take runs. ``node_patience_s``:
+    seconds to wait for the machines of the cluster.
     """
 
     home: Home
@@ -33,6 +34,8 @@ class Question:
 def examine(question: Question) -> list[Finding]:
     """Look at this machine, or at a cluster and this machine as its driver. Changes nothing; raises nothing of ours."""
     address = named_address(question.address)
+    if address is not None and address.startswith(("http://", "https://")):
+        return _by_job(question, address)
     with ThreadPoolExecutor(1) as beside:
         followed = beside.submit(tracking.check, question.home, question.experiment)
         if address is None:
@@ -42,6 +45,15 @@ def examine(question: Question) -> list[Finding]:
                 found += dataset.check(question.data)
             return [*found, *torch.findings(), *followed.result()]
         return [*doors.check_token(), *_cluster(question, address), *followed.result()]
+
+
+def _by_job(question: Question, url: str) -> list[Finding]:
+    from vitray.cluster.doctor import by_job
+
+    try:
+        return by_job.examine(url, question.data, question.experiment, question.node_patience_s)
+    except VitrayError as error:
+        return [refused("cluster", error)]
 
 
 def _cluster(question: Question, address: str) -> Sequence[Finding]:
