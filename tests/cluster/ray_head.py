@@ -42,6 +42,7 @@ class Head:
     agent_port: int = field(default_factory=free_port)
     token: str = field(default_factory=lambda: secrets.token_hex(32))
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    cpus: int = CPUS
     # Not below pytest's folder: Ray's sockets have names of 60 characters, and the whole path may have 107.
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="vitray-head-")))
     process: subprocess.Popen[bytes] | None = None
@@ -79,7 +80,7 @@ class Head:
             "--ray-client-server-port": free_port(),
         }
         command = ["ray", "start", "--head", "--block", "--dashboard-host", "127.0.0.1"]
-        command += ["--temp-dir", str(self.folder / "ray"), "--num-cpus", str(CPUS)]
+        command += ["--temp-dir", str(self.folder / "ray"), "--num-cpus", str(self.cpus)]
         command += ["--num-gpus", "0", "--object-store-memory", str(200 * 2**20), "--disable-usage-stats"]
         drain = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # nobody's work is worth the wait
         command += [word for flag, port in ports.items() for word in (flag, str(port))]

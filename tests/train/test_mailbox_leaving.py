@@ -87,7 +87,7 @@ async def test_ranks_that_make_room_leave_their_job_to_others() -> None:
         job = await job_of(box, rank)
         assert (job.number, job.attempt) == (number, 2)
     await box.begin(number, step, 2)
-    assert await box.next(1) == Note(f"now 2 ranks (node 10.0.0.3 joined), from step {step}")
+    assert await box.next(1) == Note(f"now 2 ranks (node 10.0.0.3 joined), from step {step}", step)
     await box.finish(number, RankEnd(0, 2))
     await box.finish(number, RankEnd(1, 2))
     assert await box.next(1) == Ended()

@@ -43,9 +43,11 @@ class GroupPolicy(ScalingPolicy):
     def __init__(self, scaling_config: ScalingConfig, plan: GroupPlan, mailbox: Any) -> None:
         super().__init__(scaling_config)
         self._plan, self._mailbox = plan, mailbox
+        self._young_s, self._settle_s = _YOUNG_S, _SETTLE_S  # of the process that asks for the group
         self._started_once = False
         self._attempt: int | None = None  # ranks that were to start, and have not yet
         self._avoid: list[str] = []  # nodes that are going, or do not answer
+        self._own: str | None = None  # the placement group of the ranks that are there, or were
         self._looked = self._waits_since = self._said = 0.0
         self._vacating = False
         self._room: tuple[int, float] = (0, 0.0)  # ranks that would fit, and since when
@@ -67,7 +69,7 @@ class GroupPolicy(ScalingPolicy):
         if not self._started_once and self._attempt is None and not self._plan.elastic:
             return self._start(self._plan.most)
         nodes = without_silent(nodes_now())
-        fitting = self._fitting(nodes, None)
+        fitting = self._fitting(nodes)
         if fitting < self._plan.ranks or (self._attempt is not None and not self._plan.elastic):
             self._say_waiting(fitting)
         if not self._plan.elastic:
@@ -84,9 +86,10 @@ class GroupPolicy(ScalingPolicy):
     ) -> ScalingDecision:
         self._maybe_send_resource_request()
         self._started_once, self._attempt, self._waits_since = True, None, 0.0
+        self._own = str(worker_group_state.placement_group_handle.placement_group.id.hex())
         now = time.monotonic()
         if self._vacating:
-            return self._when_vacated(worker_group_state)
+            return self._when_vacated()
         if now - self._looked < _LOOK_S:
             return NoopDecision()
         self._looked = now
@@ -96,11 +99,11 @@ class GroupPolicy(ScalingPolicy):
             self._vacating = True
         elif self._plan.elastic:
             self._vacating = self._may_grow(nodes, worker_group_state, now)
-        return self._when_vacated(worker_group_state) if self._vacating else NoopDecision()
+        return self._when_vacated() if self._vacating else NoopDecision()
 
     # How it is answered
 
-    def _when_vacated(self, group: WorkerGroupState) -> ScalingDecision:
+    def _when_vacated(self) -> ScalingDecision:
         try:
             if not ray.get(self._mailbox.vacate.remote()):
                 return NoopDecision()
@@ -108,7 +111,7 @@ class GroupPolicy(ScalingPolicy):
             return NoopDecision()
         self._let_go()
         nodes = nodes_now()
-        fitting = min(self._fitting(nodes, _id_of(group)), self._plan.most)
+        fitting = min(self._fitting(nodes), self._plan.most)
         self._vacating = False
         if fitting < self._plan.ranks:
             self._say_waiting(fitting)
@@ -121,22 +124,22 @@ class GroupPolicy(ScalingPolicy):
         self._room = (0, 0.0)
         return ResizeDecision(ranks, dict(self._plan.per_rank))
 
-    def _fitting(self, nodes: list[Node], own: str | None) -> int:
-        return sum(ranks_that_fit(nodes, reserved_by_others(own), self._plan.per_rank).values())
+    def _fitting(self, nodes: list[Node]) -> int:
+        return sum(ranks_that_fit(nodes, reserved_by_others(self._own), self._plan.per_rank).values())
 
     def _may_grow(self, nodes: list[Node], group: WorkerGroupState, now: float) -> bool:
         """Whether more ranks than there are have a place, and it is held for them."""
         have = group.num_workers
-        if have >= self._plan.most or now - group.start_time < _YOUNG_S or now < self._not_before:
+        if have >= self._plan.most or now - group.start_time < self._young_s or now < self._not_before:
             return False
         if self._held is not None:
             return self._got_hold(now)
-        fitting = min(self._fitting(nodes, _id_of(group)), self._plan.most)
+        fitting = min(self._fitting(nodes), self._plan.most)
         if fitting <= have:
             self._room = (0, 0.0)
         elif fitting != self._room[0]:
             self._room = (fitting, now)
-        elif now - self._room[1] >= _SETTLE_S:
+        elif now - self._room[1] >= self._settle_s:
             bundles = [dict(self._plan.per_rank)] * (fitting - have)
             avoid = ",".join(node.id for node in nodes if node.going)
             selector = [{"ray.io/node-id": f"!in({avoid})"}] * len(bundles) if avoid else None
@@ -205,7 +208,3 @@ def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
         if nodes
     ]
     return ", ".join(parts)
-
-
-def _id_of(group: WorkerGroupState) -> str:
-    return str(group.placement_group_handle.placement_group.id.hex())

@@ -47,9 +47,10 @@ class Ended:
 
 @dataclass(frozen=True)
 class Note:
-    """Something for people: ranks that came or went, or what the group waits for."""
+    """Something for people: that other ranks go on from ``step``, or (None) what is waited for."""
 
     text: str
+    step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,8 @@ class Mailbox:
             self._pace = None
             if current.job.number == number and current.job.attempt > 1:
                 ranks = f"{world_size} rank{'s' if world_size > 1 else ''}"
-                self._tell(f"now {ranks}{f' ({self._why})' if self._why else ''}, from step {step}")
+                why = f" ({self._why})" if self._why else ""
+                self._tell(Note(f"now {ranks}{why}, from step {step}", step))
 
     async def listen(
         self, rank: int, world_size: int, answer: Answer | None, seen: int, timeout_s: float
@@ -348,12 +350,12 @@ class Mailbox:
     async def note(self, text: str) -> bool:
         """Tell people something. False when the group closes."""
         async with self._changed:
-            self._tell(text)
+            self._tell(Note(text))
             return not self._closed
 
-    def _tell(self, text: str) -> None:
+    def _tell(self, note: Note) -> None:
         if self._current is not None and not self._current.ended:
-            self._current.outgoing.append(Note(text))
+            self._current.outgoing.append(note)
             self._changed.notify_all()
 
     def _again(self, current: _Current) -> None:

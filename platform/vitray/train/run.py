@@ -14,6 +14,7 @@ from vitray.home import Home
 from vitray.masking import masked
 from vitray.overrides import to_yaml
 from vitray.tracking.tracker import DatasetInput, Tracker
+from vitray.train.mailbox import Note
 from vitray.train.provenance import provenance
 from vitray.train.report import OnNote, OnProgress, OnReport, Report
 from vitray.train.retry import after_out_of_memory, retry_note
@@ -83,7 +84,7 @@ def train_run(
     """Train a run's experiment in a group, from its newest checkpoint on, and track it. Returns the last report.
 
     Once it may run out of memory: it goes on with smaller micro-batches (:mod:`vitray.train.retry`), says so in the
-    tag ``vitray.retry`` and to ``on_note``, as of ranks that come and go (tags ``vitray.ranks.1`` and so on).
+    tag ``vitray.retry`` and to ``on_note``, as of ranks that come and go (tags ``vitray.ranks.step-120`` and so on).
 
     Ctrl-C has the ranks save at their next step and stop; a second one does not wait for that.
 
@@ -93,7 +94,6 @@ def train_run(
     """
     run.begin(tracker, extra_tags)
     last: Report | None = None
-    notes = 0
 
     def take(report: Report) -> bool:
         nonlocal last
@@ -103,11 +103,10 @@ def train_run(
         tracker.log_metrics(run.key, report.metrics, step=report.epoch, timestamp_ms=report.timestamp_ms)
         return on_report(report)
 
-    def tell(note: str) -> None:
-        nonlocal notes
-        notes += 1
-        tracker.set_tags(run.key, {f"vitray.ranks.{notes}": note})
-        on_note(note)
+    def tell(note: Note) -> None:
+        if note.step is not None:
+            tracker.set_tags(run.key, {f"vitray.ranks.step-{note.step}": note.text})
+        on_note(note.text)
 
     try:
         try:

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from vitray.train.failures import lost_workers
 from vitray.train.interfaces import GroupTorchConfig
 from vitray.train.mailbox import Ended, Mailbox, Note
 from vitray.train.places import free_place, free_places, new_name
-from vitray.train.report import OnNote, OnProgress, OnReport, Report
+from vitray.train.report import OnProgress, OnReport, Report
 from vitray.train.resources import GroupPlan
 from vitray.train.serve import ServeConfig, serve
 
@@ -71,7 +72,9 @@ class WorkerGroup:
         """
         ray.get(self._mailbox.submit.remote(experiment, str(run_dir), asks_at, known_epoch))
 
-    def next(self, on_progress: OnProgress | None = None, on_note: OnNote | None = None) -> Report | Ended:
+    def next(
+        self, on_progress: OnProgress | None = None, on_note: Callable[[Note], None] | None = None
+    ) -> Report | Ended:
         """Wait for the next report, or for the end. A report wants a :meth:`decide`, unless :meth:`start` said not.
 
         Raises:
@@ -83,7 +86,7 @@ class WorkerGroup:
             said = self._hear()
             if isinstance(said, Note):
                 if on_note is not None:
-                    on_note(said.text)
+                    on_note(said)
             elif said is not None:
                 return said
             else:
@@ -128,7 +131,7 @@ class WorkerGroup:
         run_dir: Path,
         on_report: OnReport,
         on_progress: OnProgress | None = None,
-        on_note: OnNote | None = None,
+        on_note: Callable[[Note], None] | None = None,
     ) -> None:
         """Train an experiment to its end, or until ``on_report`` returns False.
 
