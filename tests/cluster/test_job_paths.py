@@ -98,4 +98,5 @@ def test_credentials_stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:planted@h.invalid")
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI: holds a credential"):
         state_variables(here=True, home=None, tracking_uri=None, stop_s=1)
-    refuse_secrets({"nothing": "here"})
+    monkeypatch.setenv("POSTGRES_PASSWORD", "vitray")  # a word that is in paths and commands anyway
+    refuse_secrets({"nothing": "here", "a path": "/srv/vitray"})

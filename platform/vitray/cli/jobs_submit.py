@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from vitray.cli.jobs_follow import Looking, cluster_option, follow_to_end
 from vitray.cli.output import emit, note, output_option
 from vitray.errors import ConfigError
-from vitray.masking import public
+from vitray.masking import masked
 
 if TYPE_CHECKING:
     from vitray.cluster.job_request import Request, Target
@@ -138,7 +138,7 @@ def _submit(kind: str, ctx: click.Context, theirs: Sequence[click.Parameter], ow
         request = _command_of(kind, target, own, ctx, theirs)
     state = state_variables(here=target.here, home=own["home"], tracking_uri=own["tracking_uri"], stop_s=own["stop_s"])
     request.variables = {**parse_variables(own["variables"]), **state}
-    request.metadata = {key: public(value) for key, value in of_repository(Path.cwd()).items()}
+    request.metadata = {key: masked(value) for key, value in of_repository(Path.cwd()).items()}
     done = submit(target.dashboard, request, installed=own["installed"])
     for line in [*target.notes, *request.notes, *state_notes(state)]:
         note(line)

@@ -112,7 +112,7 @@ def waits_for(dashboard: Dashboard, job: Job, free: Free | None = None) -> str |
     if job.over:
         return None
     if job.status == "PENDING":
-        return "its environment is set up on the head node"
+        return "its environment to be set up on the head node"
     demands = _pending_groups(dashboard, job)
     if not demands:
         return None

@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping
 
 from vitray.errors import ConfigError
-from vitray.masking import is_secret_name, masked, public
+from vitray.masking import is_secret_name, masked, public, secret_values
 
 _CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+_TELLING = 12  # characters: the password "vitray" of a database is in many a path without being given away
 _REMEDY = (
     "put it into the environment of the cluster's nodes, where its jobs find it: what is sent with a job can be read "
     "by all who list jobs"
@@ -22,9 +23,9 @@ def refuse_secrets(texts: Mapping[str, str]) -> None:
         ConfigError: one does; it is not repeated in the message.
     """
     for what, text in texts.items():
-        shown = masked(text)
-        if shown != text:
-            raise ConfigError(f"holds a credential ({shown})", where=what, remedy=_REMEDY)
+        long = (value for value in secret_values(os.environ) if len(value) >= _TELLING)
+        if public(text) != text or any(value in text for value in long):
+            raise ConfigError(f"holds a credential ({masked(text)})", where=what, remedy=_REMEDY)
 
 
 def parse_variables(given: tuple[str, ...]) -> dict[str, str]:

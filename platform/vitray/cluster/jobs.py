@@ -45,7 +45,7 @@ def submit(dashboard: Dashboard, request: Request, *, installed: bool = False) -
         VitrayError: the cluster does not take it.
     """
     entrypoint = shlex.join([*DRIVER, *request.words])
-    refuse_secrets({"the job's command": entrypoint, "--name": request.name, **request.metadata})
+    refuse_secrets({"the job's command": shlex.join(request.words), "--name": request.name, **request.metadata})
     packages = [of_texts("config", request.files)] if request.files else []
     if not installed:
         packages.append(of_vitray())
