@@ -38,7 +38,9 @@ def check_token() -> list[Finding]:
 
 def check_cluster(address: str) -> list[Finding]:
     """Of a cluster that was joined."""
-    if address == "auto" or os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return [ok("authentication", "the cluster asks for a certificate (TLS)")]
+    if address == "auto":
         return []
     if asks_for_token(address):
         return [ok("authentication", "the cluster asks for a token")]
