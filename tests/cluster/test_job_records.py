@@ -35,6 +35,15 @@ def test_an_id_its_beginning_or_a_name_is_enough(wanted: str) -> None:
     assert named(JOBS, wanted).id == "sweep-big-0a0a0a"
 
 
+def test_of_several_of_a_name_the_one_that_has_not_ended_is_meant() -> None:
+    """A run that was stopped and resumed: two jobs."""
+    metadata = {"vitray.name": "digits"}
+    before = said("train-digits-aa", metadata=metadata, status="STOPPED")
+    assert named(newest_first([before, said("train-digits-bb", metadata=metadata)]), "digits").id == "train-digits-bb"
+    with pytest.raises(ConfigError, match="2 jobs are meant"):
+        named(newest_first([before, {**before, "submission_id": "train-digits-cc"}]), "digits")
+
+
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [

@@ -83,21 +83,19 @@ def newest_first(said: Iterable[Mapping[str, Any]]) -> list[Job]:
 
 
 def named(jobs: Sequence[Job], wanted: str) -> Job:
-    """The job with this id, the beginning of an id, or the name.
+    """The job with this id, the beginning of an id, or the name; of several, the only one that has not ended.
 
     Raises:
         ConfigError: none, or several; says which.
     """
-    for found in ([j for j in jobs if j.id == wanted], [j for j in jobs if j.name == wanted]):
-        if len(found) == 1:
-            return found[0]
+    begins = [job for job in jobs if wanted and job.id.startswith(wanted)]
+    for found in ([j for j in jobs if j.id == wanted], [j for j in jobs if j.name == wanted], begins):
+        alive = [job for job in found if not job.over]
+        for meant in (found, alive):
+            if len(meant) == 1:
+                return meant[0]
         if found:
             raise _several(wanted, found)
-    found = [job for job in jobs if job.id.startswith(wanted)] if wanted else []
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise _several(wanted, found)
     if not jobs:
         raise ConfigError("no job was submitted to this cluster", where=wanted, remedy="vitray jobs submit --help")
     known = {job.id for job in jobs} | {job.name for job in jobs if job.name}
