@@ -88,8 +88,10 @@ def _ask(target: str, host: str, port: int) -> None:
             remedy=TOKEN_REMEDY,
         )
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNIMPLEMENTED):
-        remedy = "give the port that the head node was started with (6379 unless set otherwise); of a cluster with TLS, "
-        remedy += "set RAY_USE_TLS and its certificates"
+        remedy = (
+            "give the port that the head node was started with (6379 unless set otherwise); "
+            "of a cluster with TLS, set RAY_USE_TLS and its certificates"
+        )
         raise ResourceError("something listens there, but it is no Ray head node", where=target, remedy=remedy)
     # Anything else came from a head node; what ails it, Ray says better.
 
