@@ -3,20 +3,24 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test test-ray test-other test-fast check format clean
+.PHONY: quickstart test test-ray test-other test-cluster test-fast check audit format clean
 
 quickstart: $(READY)
 	$(BIN)/vitray quickstart
 
-# The tests that start Ray mostly wait for processes, so the others run beside them. Both run to their end.
+# The tests that start Ray mostly wait for processes, so two of these run side by side: those of a local Ray take as long
+# as the others and those of clusters together. Each runs to its end.
 test: check
-	$(MAKE) --no-print-directory --keep-going --jobs=2 test-ray test-other
+	$(MAKE) --no-print-directory --keep-going --jobs=2 test-ray test-other test-cluster
 
 test-ray: $(READY)
-	$(BIN)/pytest -m ray
+	$(BIN)/pytest -m ray --ignore tests/cluster
 
 test-other: $(READY)
 	$(BIN)/pytest -m "not ray" -p no:cacheprovider
+
+test-cluster: $(READY)
+	$(BIN)/pytest -m ray -p no:cacheprovider tests/cluster
 
 test-fast: $(READY)
 	$(BIN)/pytest -m "not ray and not slow and not gpu"
@@ -25,6 +29,12 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What is installed (build/sbom.json, CycloneDX), and what of it is known to be vulnerable, by osv.dev. pip-audit has an
+# environment of its own, so that it does not change the one it looks at.
+audit: $(READY)
+	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; }
+	$(BIN)/python tools/audit.py build/sbom.json build/audit/bin/pip-audit
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
