@@ -35,7 +35,6 @@ from attacks import (
     open_to_strangers,
     other_ways_to_send_a_token,
     pages,
-    ray_client,
     shut_for_friends,
     unknown_port,
 )
@@ -158,8 +157,8 @@ def test_a_local_sweep_is_on_loopback_and_asks_for_its_token(running: Running) -
     services = {one.door for one in tried if one.let_in and one.who == RIGHT}
     expected = {"NodeInfoGcsService", "NodeManagerService", "ObjectManagerService", "CoreWorkerService", "LogService"}
     assert {f"gRPC {name}" for name in expected} <= services
-    # What speaks to nobody is the ranks' own, and on loopback it may.
-    silent = {one.where for one in tried if one.door == SILENT}
+    # What speaks to nobody is the ranks' own, and on loopback it may. (Refused: a worker that has ended meanwhile.)
+    silent = {one.where for one in tried if one.door == SILENT and "refused" not in one.said}
     assert len({one.pid for one in found if f"{_host(one)}:{one.port}" in silent}) <= 2
     assert not (running.folder / "canary").exists(), "modules of the current folder were imported"
 
@@ -191,7 +190,7 @@ def test_secrets_are_written_nowhere(running: Running, monkeypatch: pytest.Monke
 
 
 def test_a_head_lets_nobody_in_without_its_token(head: Head) -> None:
-    ray_client_port(head)  # the last one to open
+    wait_for_ray_client(head)
     found = listeners(head.processes())
     tried = knock(found, head.token)
     # Ray's numbers for Prometheus are for everybody who reaches the port: they name machines, no data.
@@ -216,21 +215,13 @@ def test_a_head_takes_no_job_and_shows_no_page_without_its_token(head: Head, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == [RIGHT]
 
 
-def test_ray_client_wants_the_token(head: Head, tmp_path: Path) -> None:
-    """The real client, let in; that its port refuses strangers, the knocking above shows in less time."""
-    address, port = ray_client_port(head)
-    assert not unknown_port(address, port, WRONG_TOKEN, WRONG).let_in
-    assert ray_client(address, port, head.token, RIGHT, tmp_path / "canary").let_in
-    assert (tmp_path / "canary").exists()
-
-
-def ray_client_port(head: Head) -> tuple[str, int]:
-    """Where a head's Ray Client is, which opens seconds after the rest."""
+def wait_for_ray_client(head: Head) -> None:
+    """It opens seconds after the rest."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for one in listeners(head.processes()):
             if unknown_port(_host(one), one.port, head.token, RIGHT).door == "gRPC RayletDriver":
-                return _host(one), one.port
+                return
         time.sleep(0.5)
     raise AssertionError("no Ray Client")
 
