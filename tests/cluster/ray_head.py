@@ -90,7 +90,7 @@ class Head:
             )
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline and self.process.poll() is None:
-            if self.healthy():
+            if (self.folder / "ray" / "ray_current_cluster").is_file() and self.healthy():  # the last that it writes
                 return True
             time.sleep(0.2)
         self._end()

@@ -101,10 +101,10 @@ def test_nodes_that_come_and_go_change_who_trains_and_nothing_else(tmp_path: Pat
         environment = head.environment(
             VITRAY_HOME=str(tmp_path / "home"), VITRAY_TEST_LEDGER=str(ledger), RAY_ADDRESS=head.address
         )
-        with log.open("wb") as file:
+        with log.open("wb") as file, (tmp_path / "out").open("wb") as out:
             driver = subprocess.Popen(
                 [sys.executable, str(Path(__file__).parent / "elastic_driver.py"), "train", "c.yaml"],
-                cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=file,
                 start_new_session=True,
             )  # fmt: skip
         wait_for(epochs_after("run elastic"))
@@ -125,6 +125,7 @@ def test_nodes_that_come_and_go_change_who_trains_and_nothing_else(tmp_path: Pat
         left = head.stop()
     assert not left
 
+    assert (tmp_path / "out").read_text() == ""  # that is for results, also when a node dies
     said = log.read_text()
     changes = re.findall(r"now (\d) ranks? \(node 127.0.0.(\d) (left|joined)\), from step (\d+)", said)
     assert [change[:3] for change in changes] == [("1", "2", "left"), ("2", "3", "joined"), ("1", "3", "left")], said

@@ -82,7 +82,7 @@ def test_a_port_of_something_else_is_named(head: Head) -> None:
     [
         ("127.0.0.1:{free}", "no Ray cluster answers: Connection refused"),
         ("host.invalid:6379", "no Ray cluster answers"),
-        ("http://127.0.0.1:8265", "ray job submit --address http://127.0.0.1:8265"),
+        ("http://127.0.0.1:8265", "vitray jobs submit train CONFIG --address http://127.0.0.1:8265"),
         ("ray://127.0.0.1:10001", "HOST:PORT"),
         ("head", "write HOST:PORT"),
         ("head:99999", "write HOST:PORT"),

@@ -61,7 +61,7 @@ def _parts(target: str) -> tuple[str, int]:
     if separator:
         remedy = "give the head node's HOST:PORT (6379 unless set otherwise)"
         if scheme in ("http", "https"):
-            remedy += f", or submit a job: ray job submit --address {target} -- python jobs/train.py CONFIG"
+            remedy += f", or submit a job: vitray jobs submit train CONFIG --address {target}"
         raise ResourceError(f"a cluster is not joined through {scheme}://", where=target, remedy=remedy)
     host, _, port = target.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")

@@ -123,7 +123,7 @@ def _start_or_join(target: str | None) -> None:
         if target == "auto":
             check_answers(_found_here())
     try:
-        with _on_loopback() if target is None else nullcontext():
+        with _without_dumps(), _on_loopback() if target is None else nullcontext():
             # "local", not None: that would join whatever cluster was started last on this machine.
             ray.init(
                 address=target or "local",
@@ -140,8 +140,24 @@ def _start_or_join(target: str | None) -> None:
         raise ResourceError(
             f"cannot join the Ray cluster: {reason}",
             where=target,
-            remedy="run this on a machine of the cluster, or submit it: ray job submit -- python jobs/train.py CONFIG",
+            remedy="run this on a machine of the cluster, or submit it: vitray jobs submit",
         ) from error
+
+
+@contextmanager
+def _without_dumps() -> Iterator[None]:
+    """A Ray that is joined inside prints nothing by itself, whatever ``log_to_driver`` says of it.
+
+    Of a node that dies it would print its scheduler's state, in dozens of lines and on stdout, which is for results.
+    What such a loss means for a run, we say.
+    """
+    from ray._private import worker
+
+    before, worker.listen_error_messages = worker.listen_error_messages, lambda *_: None
+    try:
+        yield
+    finally:
+        worker.listen_error_messages = before
 
 
 @contextmanager
