@@ -73,7 +73,7 @@ def test_the_version_is_told(here: Here) -> None:
     ("words", "says"),
     [
         (("trian",), "did you mean 'train' or 'track'?"),
-        (("xyzzy",), "known: data, evaluate"),
+        (("xyzzy",), "known: data, doctor, evaluate"),
         (("sweep", "plna", "x.yaml"), "No such command 'plna'"),
         (("sweep", "plan"), "Missing argument 'CONFIG'"),
         (("train", "x.yaml", "--outpt", "json"), "--output"),

@@ -51,6 +51,20 @@ async def test_a_stop_where_nobody_is_at_work_is_at_once() -> None:
 
 
 @eventually
+async def test_a_stop_after_a_loss_names_no_step_of_before() -> None:
+    box, number = await submitted()
+    await job_of(box)
+    await box.vacate()
+    step = await leave_after(box, {0: 3})
+    await box.left(number, ALONE, step)
+    await box.starting()
+    await job_of(box)
+    await box.workers_lost(LOST)  # what has been saved since, the mailbox does not know
+    await box.stop()
+    assert await box.next(1) == Ended(saved_step=None)
+
+
+@eventually
 async def test_a_report_that_is_due_at_a_stop_is_handed_out_and_is_the_end() -> None:
     box, number = await submitted()
     await job_of(box)

@@ -65,6 +65,7 @@ class GroupPolicy(ScalingPolicy):
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         self._maybe_send_resource_request()
+        self._let_go()  # what was held for more ranks would count as somebody else's
         self._vacating = False
         if not self._started_once and self._attempt is None and not self._plan.elastic:
             return self._start(self._plan.most)
@@ -175,6 +176,8 @@ class GroupPolicy(ScalingPolicy):
         least, per_rank = self._plan.ranks, self._plan.per_rank
         each = " and ".join(f"{amount:g} {name}" for name, amount in per_rank.items())
         since = f", for {seconds:.0f} s" if seconds >= 1 else ""
+        if fitting >= least:
+            return f"the ranks did not come up, and are started again{since}"
         return (
             f"waiting for nodes{since}: {least} rank{'s need' if least > 1 else ' needs'} {each}"
             f"{' each' if least > 1 else ''}, and there is room for {fitting}"

@@ -62,5 +62,16 @@ def lost_workers(errors: Mapping[int, BaseException]) -> TrainingError:
     return LostWorkersError(f"lost rank {ranks}: {reason}")
 
 
+def group_ended(error: BaseException | None) -> LostWorkersError:
+    """What is told of a worker group that Ray Train has given up."""
+    cause: object = getattr(error, "controller_failure", error)
+    cause = getattr(cause, "cause", None) or cause
+    why = f": {_first_line(cause)}" if isinstance(cause, BaseException) else ""
+    return LostWorkersError(
+        f"the worker group has ended{why}",
+        remedy="vitray doctor says whether something is wrong with the machines; the run goes on with --resume",
+    )
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,6 +15,7 @@ from ray.train._internal.base_worker_group import BaseWorkerGroup
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
+from vitray.train.ranks import lost_peer
 from vitray.train.rendezvous import listen_on_one_address
 
 
@@ -27,8 +28,28 @@ class GroupTorchConfig(TorchConfig):
         return _NamedInterfaces
 
 
+_STARTS = 3  # in a row in which ranks lost each other before they had begun
+
+
 class _NamedInterfaces(_TorchBackend):
+    def __init__(self) -> None:
+        super().__init__()
+        self._lost = 0  # starts in a row
+
     def on_start(self, worker_group: BaseWorkerGroup, backend_config: TorchConfig) -> None:
+        try:
+            self._start(worker_group, backend_config)
+        except Exception as error:
+            # Ray Train takes the group for started by now, and would leave its placement group behind: its CPUs would
+            # be nobody's.
+            worker_group._worker_group_state.shutdown()
+            self._lost += 1
+            if lost_peer(getattr(error, "cause", None) or error) and self._lost < _STARTS:
+                raise ray.exceptions.RayActorError(error_msg=str(error)) from error  # Ray Train then starts anew
+            raise
+        self._lost = 0
+
+    def _start(self, worker_group: BaseWorkerGroup, backend_config: TorchConfig) -> None:
         # On one host everything is reached by any of its addresses.
         if len({worker.metadata.node_ip for worker in worker_group.get_workers()}) > 1:
             worker_group.execute(_name_interface)

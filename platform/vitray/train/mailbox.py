@@ -222,7 +222,7 @@ class Mailbox:
             if current.job.number != number or self._stopped(current, report.step):
                 return False
             if report.step > current.reported_step:
-                current.reported_step = report.step
+                current.reported_step, current.left_step = report.step, None
                 current.outgoing.append(report)
                 self._losses = 0  # it gets on: restarts are counted since the last report
                 self._changed.notify_all()
@@ -250,7 +250,8 @@ class Mailbox:
             current.ends[end.rank] = end.collectives
             self._changed.notify_all()
             if len(current.ends) == end.world_size and current.failure is None:
-                self._end(current, Ended(saved_step=current.reported_step if current.stop_asked else None))
+                saved = current.stop_asked and current.reported_step >= 0
+                self._end(current, Ended(saved_step=current.reported_step if saved else None))
 
     async def left(self, number: int, end: RankEnd, step: int) -> None:
         """A rank has left the job after ``step`` steps, as all do, and its checkpoint is committed."""
@@ -306,6 +307,8 @@ class Mailbox:
             if current is not None and current.away:
                 return True  # of no use any more
             self._losses += 1
+            if current is not None:
+                current.left_step = None
             going_on = self._losses <= self._max_restarts
             if current is None or current.ended:
                 return going_on

@@ -6,6 +6,7 @@ second. A rank that dies is brought back by Ray Train, and the group goes on fro
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
@@ -20,10 +21,9 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vitray.environment import environment
-from vitray.errors import LostWorkersError
 from vitray.experiment import Experiment
 from vitray.train.elastic import GroupPolicy, TellMailbox
-from vitray.train.failures import lost_workers
+from vitray.train.failures import group_ended, lost_workers
 from vitray.train.interfaces import GroupTorchConfig
 from vitray.train.mailbox import Ended, Mailbox, Note
 from vitray.train.places import free_place, free_places, new_name
@@ -92,8 +92,7 @@ class WorkerGroup:
             else:
                 free_places()  # of groups that died, for which this one may be waiting
                 if not alive:
-                    where = repr(self._error) if self._error else None
-                    raise LostWorkersError("the worker group has ended", where=where)
+                    raise group_ended(self._error)
             if on_progress is not None and (latest := ray.get(self._mailbox.latest_progress.remote())) != shown:
                 shown = latest
                 on_progress(*latest)
@@ -112,7 +111,7 @@ class WorkerGroup:
         None where nothing was saved, or the ranks did not come to the end of a step in time; closing the group then
         costs what came since the newest checkpoint. Reports that were on their way are handed over.
         """
-        until = time.monotonic() + ray.get(self._mailbox.stop.remote())
+        until = time.monotonic() + max(ray.get(self._mailbox.stop.remote()), _grace_s())
         while time.monotonic() < until and self._thread.is_alive():
             said = self._hear()
             if isinstance(said, Ended):
@@ -181,6 +180,14 @@ class WorkerGroup:
                 trainer.fit()
         except BaseException as error:
             self._error = error
+
+
+def _grace_s() -> float:
+    """Seconds that a job which is stopped has for its checkpoint, less those for its end; 0 outside of a job."""
+    try:
+        return float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", "0")) - _CLOSE_S
+    except ValueError:
+        return 0.0
 
 
 class _Trainer(TorchTrainer):

@@ -1,0 +1,106 @@
+"""What the policy of an elastic group decides, on a made-up cluster: which nodes there are, and what is held."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
+from ray.train.v2.api.config import ScalingConfig
+
+from vitray.experiment import ClusterConfig
+from vitray.train import elastic
+from vitray.train.elastic import GroupPolicy
+from vitray.train.nodes import Node
+from vitray.train.resources import plan_groups
+
+
+class World:
+    """Two nodes of two CPUs come and go; a placement group that is asked for is placed on the second at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.nodes = {name: Node(name, f"10.0.0.{name}", 1, {"CPU": 2.0}) for name in "12"}
+        self.there = "1"
+        self.held: dict[str, dict[str, float]] = {}
+        self.left = False
+        self.notes: list[str] = []
+        monkeypatch.setattr(elastic, "nodes_now", lambda: [self.nodes[name] for name in self.there])
+        monkeypatch.setattr(elastic, "without_silent", lambda nodes: nodes)
+        monkeypatch.setattr(elastic, "reserved_by_others", lambda own: self.held)
+        monkeypatch.setattr(elastic, "placement_group", self._hold)
+        monkeypatch.setattr(elastic, "remove_placement_group", lambda place: self.held.clear())
+        monkeypatch.setattr(elastic.ray, "get", lambda said: said)
+        monkeypatch.setattr(elastic.ray.util, "placement_group_table", lambda place: {"state": "CREATED"})
+        monkeypatch.setattr(elastic, "_YOUNG_S", 0.0)
+        monkeypatch.setattr(elastic, "_SETTLE_S", 0.0)
+        monkeypatch.setattr(elastic, "_LOOK_S", 0.0)
+        monkeypatch.setattr(elastic, "_WAIT_S", 0.0)
+        monkeypatch.setattr(GroupPolicy, "_maybe_send_resource_request", lambda self: None)
+
+    def _hold(self, bundles: list[dict[str, float]], **_: Any) -> str:
+        self.held["2"] = {"CPU": sum(bundle["CPU"] for bundle in bundles)}
+        return "place"
+
+    @property
+    def mailbox(self) -> Any:
+        def note(text: str) -> bool:
+            self.notes.append(text)
+            return True
+
+        return SimpleNamespace(note=SimpleNamespace(remote=note), vacate=SimpleNamespace(remote=lambda: self.left))
+
+    def running(self, node: str, ranks: int) -> Any:
+        worker = SimpleNamespace(metadata=SimpleNamespace(node_id=node))
+        place = SimpleNamespace(placement_group=SimpleNamespace(id=b"own"))
+        return SimpleNamespace(
+            placement_group_handle=place, workers=[worker] * ranks, num_workers=ranks, start_time=time.monotonic() - 1e3
+        )
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+@pytest.fixture
+def policy(world: World) -> GroupPolicy:
+    plan = plan_groups(ClusterConfig(workers=(1, 4), use_gpu=False), cpus=4, gpus=0, node_cpus=2)
+    return GroupPolicy(ScalingConfig(num_workers=(1, 4)), plan, world.mailbox)
+
+
+def grown_until_vacating(policy: GroupPolicy, world: World) -> None:
+    first = policy.make_decision_for_non_running_worker_group()
+    assert isinstance(first, ResizeDecision)
+    assert first.num_workers == 2
+    world.there = "12"
+    for _ in range(4):
+        assert isinstance(policy.make_decision_for_running_worker_group(world.running("1", 2), None), NoopDecision)  # type: ignore[arg-type]
+    assert world.held
+
+
+def test_a_group_grows_when_room_is_held_and_its_ranks_have_left(policy: GroupPolicy, world: World) -> None:
+    grown_until_vacating(policy, world)
+    world.left = True
+    decision = policy.make_decision_for_running_worker_group(world.running("1", 2), None)  # type: ignore[arg-type]
+    assert isinstance(decision, ResizeDecision)
+    assert decision.num_workers == 4
+    assert not world.held  # the ranks themselves want it
+
+
+def test_what_it_holds_is_its_own_when_its_ranks_die_before_they_left(policy: GroupPolicy, world: World) -> None:
+    grown_until_vacating(policy, world)
+    world.there = "2"
+    decision = policy.make_decision_for_non_running_worker_group()
+    assert isinstance(decision, ResizeDecision)
+    assert decision.num_workers == 2
+    assert not world.notes
+
+
+def test_with_too_little_room_it_waits_and_says_so(policy: GroupPolicy, world: World) -> None:
+    world.there = ""
+    assert isinstance(policy.make_decision_for_non_running_worker_group(), NoopDecision)
+    (said,) = world.notes
+    assert said.startswith("waiting for nodes: 1 rank needs")
+    assert said.endswith("there is room for 0")
