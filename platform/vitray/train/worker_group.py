@@ -34,6 +34,7 @@ from vitray.train.serve import ServeConfig, serve
 _POLL_S = 0.5
 MAILBOX_CALLS = 10_000  # at once: each rank waits in two, and one that is not admitted waits for theirs to end
 _CLOSE_S = 20.0
+_LOOK_S, _LOOKS_A_S = 0.25, 400.0  # of Ray Train's controller at its ranks: between them, and how many of them a second
 
 
 class WorkerGroup:
@@ -170,10 +171,10 @@ class WorkerGroup:
         )
         trainer.policy = GroupPolicy(trainer.scaling_config, plan, self._mailbox)
         try:
-            # A lost rank is noticed within a quarter of a second; ours is the policy that looks for preemption notices;
-            # and what cannot be placed for half a minute is thought over.
+            # A lost rank is noticed within a quarter of a second (of hundreds, later: each look is a call); ours is the
+            # policy that looks for preemption notices; and what cannot be placed for half a minute is thought over.
             with environment(
-                RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.25",
+                RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=str(max(_LOOK_S, plan.most / _LOOKS_A_S)),
                 RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",
                 RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="30",
             ):
