@@ -20,7 +20,20 @@ from attacks import http
 from ray_head import Head, free_port
 
 from vitray.cli import main
-from vitray.cluster.doctor import BLOCKS, OK, WARNING, Finding, accelerator, dataset, doors, packages, room, tracking
+from vitray.cluster.doctor import (
+    BLOCKS,
+    OK,
+    WARNING,
+    Finding,
+    accelerator,
+    by_job,
+    dataset,
+    doors,
+    nodes,
+    packages,
+    room,
+    tracking,
+)
 from vitray.home import Home
 
 
@@ -72,6 +85,19 @@ def test_a_wrong_version_and_a_pair_that_does_not_fit(tmp_path: Path, monkeypatc
     assert packages.versions()["ray"] == "2.10.0"
 
 
+def test_packages_that_are_missing_where_vitray_came_with_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert worst(packages.check(), "packages").state == OK  # and imports what it needs
+    for name in ("ray", "torch", "torchvision"):
+        fake(tmp_path, name, "1.0")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])  # nothing is installed, vitray neither
+    assert [one.what for one in packages.check() if one.state == BLOCKS] == ["mlflow is missing"]
+    fake(tmp_path, "mlflow", "1.0")
+    assert "mlflow 1.0" in worst(packages.check(), "packages").what
+    assert worst(packages.check(), "packages").state == OK
+
+
 @pytest.mark.slow
 def test_torch_that_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
@@ -109,6 +135,53 @@ def test_a_home_that_is_a_file_and_a_store_larger_than_shared_memory(tmp_path: P
     assert "is no folder" in worst(room.check(tmp_path / "home"), "disk").what
     found = worst(room.check(tmp_path, 2.0**50), "object store")
     assert (found.state, "--shm-size" in (found.remedy or "")) == (WARNING, True)
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[Path]:
+    """A folder into which this process may not look."""
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0)
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)  # root may look everywhere
+    yield folder
+    os.seteuid(before)
+    folder.chmod(0o700)
+
+
+def test_a_home_where_nobody_may_look(closed: Path) -> None:
+    home = closed / "a" / "home"
+    assert "cannot write in" in worst(room.check(home), "disk").what
+    (found,) = nodes.check(home, None, 1.0)
+    assert (found.check, found.state, f"cannot write to {home} here: Permission denied" in found.what) == (
+        *("storage", BLOCKS),
+        True,
+    )
+    assert worst(tracking.check(Home(home)), "spool").state == BLOCKS
+
+
+def test_a_home_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for home, why in ((Path("/proc/vitray"), "No such file"), (tmp_path / "file", "File exists")):
+        (found,) = nodes.check(home, None, 1.0)
+        assert (found.check, found.state) == ("storage", BLOCKS)
+        assert why in found.what
+        assert "VITRAY_HOME" in (found.remedy or "")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_job_of_the_doctor_may_do_what_its_sender_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VITRAY_HOME", "VITRAY_INSECURE"):
+        monkeypatch.delenv(name, raising=False)
+    assert by_job.request("s3://b/digits", None, 8.0).variables == {}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VITRAY_HOME", "state")
+    monkeypatch.setenv("VITRAY_INSECURE", "1")
+    assert by_job.request(None, None, 8.0).variables == {
+        "VITRAY_INSECURE": "1",
+        "VITRAY_JOB_HOME": str(tmp_path / "state"),
+    }
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def look(home: Path, probe: str, mine: str, address: str, object_store: float, d
         data: a dataset to be read.
     """
     clock, torch = time.time(), accelerator.TorchLook()
-    read, wrote = (home / probe).is_file(), None
+    read, wrote = os.path.isfile(home / probe), None  # noqa: PTH113 (Path.is_file raises where it may not look)
     try:
         (home / mine).write_text(probe)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections import Counter
@@ -35,20 +36,23 @@ class Answer:
 
 
 def check(home: Path, data: str | None, patience_s: float) -> list[Finding]:
-    """Ask every machine that is alive; one that does not answer within ``patience_s`` is a finding too."""
-    new = not home.exists()
-    home.mkdir(parents=True, exist_ok=True)
+    """Ask every machine that is alive; one that does not answer within ``patience_s`` is a finding too.
+
+    Nobody is asked where this process itself cannot write to ``home``.
+    """
+    new = not os.path.exists(home)  # noqa: PTH110 (Path.exists raises where it may not look)
     probe = home / f".doctor-{secrets.token_hex(6)}"
-    probe.touch()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+    except OSError as error:
+        _tidy(home, probe.name, new)
+        return [blocks("storage", f"cannot write to {home} here: {error.strerror}", f"{_SHARE}, where you may write")]
     try:
         answers = _ask_all(home, probe.name, data, patience_s)
         left = {path.name for path in home.glob(f"{probe.name}-*")}
     finally:
-        for path in home.glob(f"{probe.name}*"):
-            path.unlink(missing_ok=True)
-        if new:
-            with suppress(OSError):  # somebody began to use it
-                home.rmdir()
+        _tidy(home, probe.name, new)
     found = [_count(answers)]
     for number, answer in enumerate(answers):
         if answer.seen is None:
@@ -62,6 +66,16 @@ def check(home: Path, data: str | None, patience_s: float) -> list[Finding]:
         late = max(answer.asked - answer.seen.clock, answer.seen.clock - answer.answered, 0.0)
         found.append(clock(answer.name, late, 1.0).at(answer.name))
     return [*found, *_same_versions(answers)]
+
+
+def _tidy(home: Path, probe: str, new: bool) -> None:
+    """Remove what the probe left; ``new``: and the folder, unless somebody began to use it."""
+    with suppress(OSError):  # another user's, in a folder where each may delete only what is theirs
+        for path in home.glob(f"{probe}*"):
+            path.unlink(missing_ok=True)
+    if new:
+        with suppress(OSError):
+            home.rmdir()
 
 
 def _ask_all(home: Path, probe: str, data: str | None, patience_s: float) -> list[Answer]:

@@ -13,6 +13,7 @@ import vitray
 from vitray.cluster.doctor.finding import Finding, blocks, ok
 
 _INSTALL = "install vitray again under its constraints.txt: pip install -c constraints.txt -e ."
+_MAIN = ("ray", "torch", "torchvision", "mlflow")
 _PAIRS = (("torchvision", "torch"),)  # whose compiled parts go together
 
 
@@ -27,15 +28,13 @@ def check() -> list[Finding]:
     wrong = [*_unmet(), *_apart()]
     if wrong:
         return [*found, *(blocks("packages", what, _INSTALL) for what in wrong)]
-    names = ", ".join(f"{name} {versions()[name]}" for name in ("ray", "torch", "torchvision", "mlflow"))
+    names = ", ".join(f"{name} {versions()[name]}" for name in _MAIN)
     return [*found, ok("packages", f"vitray {vitray.__version__} has all that it needs: {names}")]
 
 
 def versions() -> dict[str, str]:
     """What all machines of a cluster must have alike."""
-    named = {
-        name: _version(name) or "missing" for name in ("ray", "torch", "torchvision", "mlflow", "pyarrow", "numpy")
-    }
+    named = {name: _version(name) or "missing" for name in (*_MAIN, "pyarrow", "numpy")}
     return {"python": platform.python_version(), "vitray": f"{vitray.__version__} ({digest()[:8]})", **named}
 
 
@@ -67,7 +66,8 @@ def _unmet() -> Iterator[str]:
 
     try:
         wanted = importlib.metadata.requires("vitray") or []
-    except importlib.metadata.PackageNotFoundError:
+    except importlib.metadata.PackageNotFoundError:  # on a path, as a job's py_modules are: nothing says more
+        yield from (f"{name} is missing" for name in _MAIN if _version(name) is None)
         return
     for requirement in map(Requirement, wanted):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):

@@ -29,7 +29,8 @@ def check(home: Path, object_store: float | None = None) -> list[Finding]:
 
 
 def _disk(name: str, folder: Path, remedy: str) -> Finding:
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    # Path.exists raises where it may not look.
+    there = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))  # noqa: PTH110
     if not there.is_dir():
         return blocks("disk", f"{name}: {there} is no folder", remedy)
     try:

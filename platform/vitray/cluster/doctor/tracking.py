@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import urllib.error
 import urllib.request
@@ -27,7 +28,7 @@ def check(home: Home, experiment: str | None = None) -> list[Finding]:
     """
     uri, found = home.tracking_uri, []
     database = sqlite_path(uri)
-    if database is not None and not database.exists():
+    if database is not None and not os.path.exists(database):  # noqa: PTH110 (Path.exists raises where it may not look)
         found.append(ok("mlflow", f"{uri} will be made when something is tracked"))
     else:
         found.append(_store(home, experiment))
@@ -80,7 +81,11 @@ def clock(whose: str, apart_s: float, most_s: float = _SKEW_S) -> Finding:
 
 
 def _waiting(home: Home) -> list[Finding]:
-    found = SpoolFolder.look(home.spool)
+    try:
+        found = SpoolFolder.look(home.spool)
+    except OSError as error:
+        remedy = "set VITRAY_HOME to a folder that you may read and write"
+        return [blocks("spool", f"cannot read {home.spool}: {error.strerror}", remedy)]
     late = [run for run in found.runs if run.waiting and not run.held]
     if late:
         what = f"reports of {len(late)} ended runs are not in MLflow yet, {sum(run.waiting for run in late)} in all"
