@@ -39,6 +39,18 @@ def make(folder: Path, *names: str) -> Path:
     return folder
 
 
+def test_a_relative_folder_is_below_the_current_one_of_the_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        make(tmp_path / name, f"images/cat/{name}.png", f"images/dog/{name}.png")
+        monkeypatch.chdir(tmp_path / name)
+        assert [item.data for item in items("images")] == [
+            b"images/cat/%b.png" % name.encode(),
+            b"images/dog/%b.png" % name.encode(),
+        ]
+
+
 def test_digits_are_sklearns_with_their_grey_values_spread() -> None:
     found, truth = items("builtin:digits"), load_digits()
     names = open_source("builtin:digits").class_names

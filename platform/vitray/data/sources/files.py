@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pyarrow.fs as pafs
 
 from vitray.data.shards import locate
+from vitray.data.uri import is_uri
 from vitray.errors import DataError
 from vitray.masking import public
 
@@ -39,9 +40,14 @@ def problem(error: OSError | DataError) -> str:
     return f"cannot be read: {error.strerror or public(str(error))[:200]}"
 
 
+def _located(root: str) -> tuple[pafs.FileSystem, str]:
+    """As ``locate``. Errors show no credentials."""
+    return _located_uri(root) if is_uri(root) else locate(root)  # a local path may be relative to a folder that changes
+
+
 @lru_cache(64)
-def _located(uri: str) -> tuple[pafs.FileSystem, str]:
-    """As ``locate``, once a process: finding the region of a bucket takes a request. Errors show no credentials."""
+def _located_uri(uri: str) -> tuple[pafs.FileSystem, str]:
+    """Once a process: finding the region of a bucket takes a request."""
     try:
         return locate(uri)
     except DataError as error:
