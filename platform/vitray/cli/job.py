@@ -21,10 +21,11 @@ def run(words: list[str]) -> None:
     Ray sets ``RAY_ADDRESS`` for a submitted job, so that the command joins the cluster it runs on. A working directory
     that was sent along is a copy which Ray deletes in its own time, so state must not be kept there.
     """
+    _be_interrupted()
     from vitray.cli import exit_with, main
 
+    # Whoever stops this job waits for this line (cluster/job_watch.py): Ray interrupts it once.
     print(f"vitray {__version__}: {words[0] if words else ''}", file=sys.stderr, flush=True)  # noqa: T201
-    _be_interrupted()
     os.environ.setdefault("COLUMNS", "160")  # a log is no narrow terminal
     if home := os.environ.pop(HOME_ELSE, None):
         os.environ.setdefault("VITRAY_HOME", home)

@@ -105,18 +105,21 @@ def logs(job: str, follow: bool, tail: int | None, address: str | None) -> None:
 @cluster_option
 def stop(job: str, no_wait: bool, address: str | None) -> None:
     """Stop JOB: it saves a checkpoint first, and can be resumed."""
+    from vitray.cluster import job_watch
     from vitray.cluster import jobs as cluster_jobs
 
     looking = _looking(address)
     found = cluster_jobs.find(looking.dashboard, job)
-    if not cluster_jobs.stop(looking.dashboard, found):
+    if found.status == "PENDING":
+        note(f"{found.id} has not begun yet, and is stopped when it has")
+    if not job_watch.stop(looking.dashboard, found):
         note(f"{found.id} had ended before: {outcome(cluster_jobs.again(looking.dashboard, found))}")
         return
     note(f"{found.id} is stopping, and saves a checkpoint if it trains")
     if no_wait:
         return
     try:
-        found = cluster_jobs.wait(looking.dashboard, found, tell=note)
+        found = job_watch.wait(looking.dashboard, found, tell=note)
     except KeyboardInterrupt:
         note(f"\nit goes on stopping: {looking.command('status', found.id)}")
         sys.exit(EXIT_INTERRUPTED)
@@ -130,12 +133,13 @@ def stop(job: str, no_wait: bool, address: str | None) -> None:
 @output_option
 def wait(job: str, timeout: float | None, address: str | None, output: str) -> None:
     """Wait until JOB has ended, and exit with its code."""
+    from vitray.cluster import job_watch
     from vitray.cluster import jobs as cluster_jobs
 
     looking = _looking(address)
     found = cluster_jobs.find(looking.dashboard, job)
     try:
-        found = cluster_jobs.wait(looking.dashboard, found, timeout_s=timeout, tell=note)
+        found = job_watch.wait(looking.dashboard, found, timeout_s=timeout, tell=note)
     except KeyboardInterrupt:
         note(f"\n{detached(looking, found)}")
         sys.exit(EXIT_INTERRUPTED)

@@ -48,13 +48,13 @@ def follow_to_end(looking: Looking, job: Job, *, tail: int | None = None) -> int
 
     Ctrl-C leaves the job running, and says so.
     """
-    from vitray.cluster.jobs import again, follow
+    from vitray.cluster.job_watch import follow, now
 
     try:
         for text in follow(looking.dashboard, job, tail=tail, tell=note):
             sys.stdout.write(text)
             sys.stdout.flush()
-        job = again(looking.dashboard, job)
+        job = now(looking.dashboard, job)
     except KeyboardInterrupt:
         note(f"\n{detached(looking, job)}")
         return EXIT_INTERRUPTED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ _KINDS = {
 }
 _NOT_SENT = ("address", "output", "insecure", "executor", "resume", "config", "overrides")
 _STOP_S = 120
+_SENT_AS = {"home": "VITRAY_HOME", "tracking_uri": "MLFLOW_TRACKING_URI"}
 
 
 class _Kinds(click.Group):
@@ -128,7 +130,7 @@ def _submit(kind: str, ctx: click.Context, theirs: Sequence[click.Parameter], ow
     from vitray.cluster.job_request import Target
     from vitray.cluster.job_secrets import parse_variables
     from vitray.cluster.job_state import state_notes, state_variables
-    from vitray.cluster.jobs import find, submit
+    from vitray.cluster.jobs import OPTIONS, find, submit
     from vitray.train.provenance import of_repository
 
     target = Target.of(find_dashboard(own["address"]))
@@ -137,8 +139,11 @@ def _submit(kind: str, ctx: click.Context, theirs: Sequence[click.Parameter], ow
     else:
         request = _command_of(kind, target, own, ctx, theirs)
     state = state_variables(here=target.here, home=own["home"], tracking_uri=own["tracking_uri"], stop_s=own["stop_s"])
-    request.variables = {**parse_variables(own["variables"]), **state}
+    variables = parse_variables(own["variables"])
+    request.variables = {**variables, **state}
     request.metadata = {key: masked(value) for key, value in of_repository(Path.cwd()).items()}
+    if options := _further(own, {**variables, **state}):
+        request.metadata[OPTIONS] = options
     done = submit(target.dashboard, request, installed=own["installed"])
     for line in [*target.notes, *request.notes, *state_notes(state)]:
         note(line)
@@ -158,6 +163,17 @@ def _submit(kind: str, ctx: click.Context, theirs: Sequence[click.Parameter], ow
     emit(facts, own["output"], table=lambda: text)
 
 
+def _further(own: dict[str, Any], sent: dict[str, str]) -> str:
+    """The options that whoever goes on with this job has to give again, with the values that were sent."""
+    words = [
+        word for flag, name in _SENT_AS.items() if own[flag] for word in (f"--{flag.replace('_', '-')}", sent[name])
+    ]
+    for name in dict.fromkeys(word.partition("=")[0] for word in own["variables"]):
+        words += ["--env", f"{name}={sent[name]}"]
+    words += ["--stop-s", str(own["stop_s"])] if own["stop_s"] != _STOP_S else []
+    return shlex.join([*words, *(["--installed"] if own["installed"] else [])])
+
+
 def _training(kind: str, target: Target, own: dict[str, Any], flags: list[str]) -> Request:
     from vitray.cluster.job_request import training
 
@@ -168,7 +184,9 @@ def _training(kind: str, target: Target, own: dict[str, Any], flags: list[str]) 
         raise ConfigError(
             "needs a config file", where=f"vitray jobs submit {kind}", remedy="give one, or --resume NAME"
         )
-    if resume is None and own["name"]:
+    if resume is not None and own["name"]:
+        raise ConfigError("a run that goes on keeps its name", where=f"--name {own['name']}", remedy="leave it out")
+    if own["name"]:
         overrides.append(f"name={own['name']}")
     if (gpus := own["worker_gpus"]) is not None:
         overrides += [f"cluster.workers={gpus}", "cluster.use_gpu=true"] if gpus else ["cluster.use_gpu=false"]

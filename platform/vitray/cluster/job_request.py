@@ -6,15 +6,16 @@ What can be refused is refused here, in a second, and not by a job that has wait
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vitray.cluster.job_client import Dashboard
 from vitray.cluster.job_paths import seen_path
 from vitray.cluster.job_room import Nodes
 from vitray.cluster.job_secrets import refuse_secrets
-from vitray.errors import DataError, ResourceError
+from vitray.errors import ConfigError, DataError, ResourceError
 from vitray.experiment import Experiment
 from vitray.overrides import PATHS, load_mapping, to_yaml
 from vitray.train.resources import plan_groups
@@ -76,6 +77,12 @@ def training(
     """
     if resume is not None:
         refuse_secrets({"the overrides": " ".join(overrides)})
+    if resume is not None and kind == "train" and overrides:
+        raise ConfigError(
+            f"a training goes on as it was begun, and not with {', '.join(overrides)}",
+            where=f"--resume {resume}",
+            remedy="resume without overrides and --worker-gpus, or start a new run",
+        )
     request = Request(kind, resume or "", [])
     sent: list[str] = []
     if config is not None:
@@ -95,6 +102,7 @@ def _add_config(request: Request, target: Target, config: str, overrides: Sequen
     """The config with its overrides, as one file that needs no other; returns the run's name."""
     experiment = Experiment.load(config, overrides)
     values = load_mapping(config, overrides, root=Experiment, resolve=target.here)
+    refuse_secrets(dict(_texts(values)))
     for section, key in PATHS:
         if isinstance(path := (values.get(section) or {}).get(key), str):
             _check_path(path, f"{section}.{key}", target)
@@ -105,6 +113,18 @@ def _add_config(request: Request, target: Target, config: str, overrides: Sequen
     _check_room(experiment, target, request, sweep=sweep)
     request.files[Path(config).name] = to_yaml(values)
     return experiment.name or Path(config).stem
+
+
+def _texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The texts of a config, in whatever depth, with their dotted keys."""
+    if isinstance(values, str):
+        yield key, values
+    elif isinstance(values, Mapping):
+        for name, value in values.items():
+            yield from _texts(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(values, Sequence):
+        for at, value in enumerate(values):
+            yield from _texts(value, f"{key}[{at}]")
 
 
 def _check_path(path: str, key: str, target: Target) -> None:

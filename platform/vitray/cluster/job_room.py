@@ -19,6 +19,7 @@ from vitray.train.resources import Room
 _MIB = 2**20
 _SAME_TIME_S = 2.0  # the clock's granularity, and the drift of what the kernel takes for the time of its start
 _NEW_NODE_S = 5.0  # a node that has just started has not told of its agent yet
+_FIRST_NODE_S = 30.0  # and a cluster that has just started not of its first node
 _USED = re.compile(r"^ *([\d.]+)/([\d.]+) (CPU|GPU)\b", re.M)
 _MEMORY = re.compile(r"^ *([\d.]+)([KMGT]i)?B/([\d.]+)([KMGT]i)?B memory", re.M)
 _UNITS = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -36,11 +37,13 @@ class Nodes:
 
     @classmethod
     def of(cls, dashboard: Dashboard) -> Nodes:
-        until = time.monotonic() + _NEW_NODE_S
+        until, seen = time.monotonic() + _FIRST_NODE_S, False
         while True:
             summary = dashboard.get("/nodes", view="summary")["data"]["summary"]
             alive = [node for node in summary if node.get("raylet", {}).get("state") == "ALIVE"]
-            if all(node.get("agent") for node in alive) or time.monotonic() > until:
+            if alive and not seen:
+                until, seen = time.monotonic() + _NEW_NODE_S, True
+            if (alive and all(node.get("agent") for node in alive)) or time.monotonic() > until:
                 break
             time.sleep(0.25)
         had = [node["raylet"].get("resourcesTotal", {}) for node in alive]

@@ -1,30 +1,23 @@
-"""Jobs on a cluster: submit, look, follow, stop, wait. The verbs of `vitray jobs`."""
+"""Jobs on a cluster: submit one, look at them, and how to go on with one that ended."""
 
 from __future__ import annotations
 
 import re
 import secrets
 import shlex
-import threading
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from queue import Empty, Queue
 
 from vitray import __version__
 from vitray.cluster.job_client import Dashboard
 from vitray.cluster.job_package import Package, of_texts, of_vitray, send
 from vitray.cluster.job_records import Job, named, newest_first
 from vitray.cluster.job_request import Request
-from vitray.cluster.job_room import waits_for
 from vitray.cluster.job_secrets import refuse_secrets
 from vitray.errors import VitrayError
 from vitray.masking import public
 
 DRIVER = ("python", "-m", "vitray.cli.job")
-_POLL_S, _SLOW_POLL_S = 0.2, 1.0
-_STREAM_S = 0.3  # between two looks of the cluster at a log that is followed
-_TOLD_EVERY_S = 30.0
+OPTIONS = "vitray.options"  # in a job's metadata: the words of its submission that are needed again to go on with it
 _GOES_ON = re.compile(r"go on with: vitray (train --resume|sweep resume) (\S+)")
 _BEGAN = re.compile(r"^(?:\[ *\d+ s\] )?(?:run|sweep) (\S+): .*?\bstate in\b", re.M | re.S)
 
@@ -90,87 +83,12 @@ def again(dashboard: Dashboard, job: Job) -> Job:
 def log_of(dashboard: Dashboard, job: Job, *, tail: int | None = None) -> str:
     """What the job has printed so far; the last ``tail`` lines of it."""
     text: str = dashboard.get(f"/api/jobs/{job.id}/logs")["logs"]
-    return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:] if tail else ())
+    return text if tail is None else last_lines(text, tail)
 
 
-def stop(dashboard: Dashboard, job: Job) -> bool:
-    """Ask the job to save a checkpoint and end. False: it had ended already."""
-    return not job.over and bool(dashboard.post(f"/api/jobs/{job.id}/stop").get("stopped"))
-
-
-def wait(dashboard: Dashboard, job: Job, *, timeout_s: float | None = None, tell: Callable[[str], None]) -> Job:
-    """Wait for the job's end; ``tell`` hears what it waits for, when that changes.
-
-    Raises:
-        VitrayError: it had not ended after ``timeout_s``.
-    """
-    until = None if timeout_s is None else time.monotonic() + timeout_s
-    said, begun = None, time.monotonic()
-    while not (job := again(dashboard, job)).over:
-        if until is not None and time.monotonic() >= until:
-            remedy = f"wait longer, or look: vitray jobs status {job.id}"
-            raise VitrayError(f"is still {job.status.lower()} after {timeout_s:g} s", where=job.id, remedy=remedy)
-        if time.monotonic() - begun > _SLOW_POLL_S and (reason := waits_for(dashboard, job)) != said:
-            said = reason
-            if reason:
-                tell(f"waits for {reason}")
-        pause = _POLL_S if time.monotonic() - begun < 10 else _SLOW_POLL_S
-        time.sleep(pause if until is None else max(0.0, min(pause, until - time.monotonic())))
-    return job
-
-
-def follow(dashboard: Dashboard, job: Job, *, tail: int | None = None, tell: Callable[[str], None]) -> Iterator[str]:
-    """What the job prints, as it prints it, until it has ended; ``tell`` hears what it waits for."""
-    while job.node is None and not job.over:
-        time.sleep(_POLL_S)
-        job = again(dashboard, job)
-    if job.node is None:  # it never began
-        yield log_of(dashboard, job, tail=tail)
-        return
-    chunks: Queue[bytes] = Queue()
-    reader = threading.Thread(target=_read, args=(dashboard, job, tail, chunks), daemon=True, name="vitray-job-log")
-    reader.start()
-    shown, pending, said, looked, heard = 0, b"", None, 0.0, time.monotonic()
-    while True:
-        try:
-            pending += chunks.get(timeout=_POLL_S)
-            text, pending = _whole(pending)
-            shown += len(text.encode())
-            heard = time.monotonic()
-            yield text
-            continue
-        except Empty:
-            pass
-        if job.over:
-            break
-        if time.monotonic() - looked >= _SLOW_POLL_S:
-            looked, job = time.monotonic(), again(dashboard, job)
-            if not reader.is_alive() and tail is None:  # the stream broke off, and the dashboard still answers
-                chunks.put(log_of(dashboard, job).encode()[shown:])
-            if not job.over and looked - heard > 3 * _SLOW_POLL_S and (reason := waits_for(dashboard, job)) != said:
-                said = reason
-                if reason:
-                    tell(f"waits for {reason}")
-    if tail is None:  # what was printed last, between the stream's last look and the end
-        yield log_of(dashboard, job).encode()[shown:].decode(errors="replace")
-
-
-def _read(dashboard: Dashboard, job: Job, tail: int | None, chunks: Queue[bytes]) -> None:
-    lines = -1 if tail is None else tail
-    name = f"job-driver-{job.id}.log"
-    asked = {"node_id": job.node, "filename": name, "lines": lines, "interval": _STREAM_S}
-    for chunk in dashboard.stream("/api/v0/logs/stream", **asked):
-        chunks.put(chunk)
-
-
-def _whole(pending: bytes) -> tuple[str, bytes]:
-    """The text in these bytes, and the beginning of a character that is not complete yet."""
-    for cut in range(min(4, len(pending) + 1)):
-        try:
-            return pending[: len(pending) - cut].decode(), pending[len(pending) - cut :]
-        except UnicodeDecodeError:
-            continue
-    return pending.decode(errors="replace"), b""
+def last_lines(text: str, count: int) -> str:
+    """The last so many lines of a text."""
+    return "".join(text.splitlines(keepends=True)[-count:] if count else ())
 
 
 def goes_on_with(dashboard: Dashboard, job: Job) -> str | None:
@@ -183,10 +101,12 @@ def goes_on_with(dashboard: Dashboard, job: Job) -> str | None:
         log = log_of(dashboard, job)
     except VitrayError:  # its node is gone
         log = ""
-    if found := _GOES_ON.findall(log):
-        return f"vitray jobs submit {job.kind} --resume {found[-1][1]}"
+    found = _GOES_ON.findall(log)
     began = _BEGAN.search(log)
-    return f"vitray jobs submit {job.kind} --resume {began.group(1)}" if began else None
+    if not found and began is None:
+        return None
+    name = found[-1][1] if began is None or found else began.group(1)
+    return " ".join(filter(None, (f"vitray jobs submit {job.kind} --resume {name}", job.metadata.get(OPTIONS))))
 
 
 def last_error(job: Job, log: str) -> str | None:
