@@ -8,10 +8,10 @@ READY := .venv/.ready
 quickstart: $(READY)
 	$(BIN)/vitray quickstart
 
-# The tests that start Ray mostly wait for processes, so two of these run side by side: those of a local Ray take as long
-# as the others and those of clusters together. Each runs to its end.
+# The tests that start Ray mostly wait for processes, so three kinds run side by side: those of a local Ray, of clusters,
+# and all others. Each runs to its end.
 test: check
-	$(MAKE) --no-print-directory --keep-going --jobs=2 test-ray test-other test-cluster
+	$(MAKE) --no-print-directory --keep-going --jobs=3 test-ray test-other test-cluster
 
 test-ray: $(READY)
 	$(BIN)/pytest -m ray --ignore tests/cluster
