@@ -237,6 +237,15 @@ def test_mlflow_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert worst([tracking.clock("MLflow", 400.0)], "clock").state == BLOCKS
 
 
+def test_mlflow_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mlflow"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    found = worst(tracking.check(Home(tmp_path)), "mlflow")
+    assert (found.state, "mlflow" in found.what, "pip install" in (found.remedy or "")) == (BLOCKS, True, True)
+
+
 def test_reports_that_wait(tmp_path: Path) -> None:
     from vitray.tracking.spool import Spool
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import vitray
 from vitray.cluster.doctor.finding import Finding, blocks, ok
 
-_INSTALL = "install vitray again under its constraints.txt: pip install -c constraints.txt -e ."
+INSTALL = "install vitray again under its constraints.txt: pip install -c constraints.txt -e ."
 _MAIN = ("ray", "torch", "torchvision", "mlflow")
 _PAIRS = (("torchvision", "torch"),)  # whose compiled parts go together
 
@@ -27,7 +27,7 @@ def check() -> list[Finding]:
         found = [blocks("python", f"Python {python}; vitray wants {wanted}", "make the environment with such a Python")]
     wrong = [*_unmet(), *_apart()]
     if wrong:
-        return [*found, *(blocks("packages", what, _INSTALL) for what in wrong)]
+        return [*found, *(blocks("packages", what, INSTALL) for what in wrong)]
     names = ", ".join(f"{name} {versions()[name]}" for name in _MAIN)
     return [*found, ok("packages", f"vitray {vitray.__version__} has all that it needs: {names}")]
 

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit, urlunsplit
 
 from vitray.cluster.doctor.finding import Finding, blocks, ok, refused, warning
+from vitray.cluster.doctor.packages import INSTALL
 from vitray.errors import VitrayError
 from vitray.home import Home
 from vitray.masking import public
@@ -50,6 +51,8 @@ def _store(home: Home, experiment: str | None) -> Finding:
             check_access(uri, experiment)
     except VitrayError as error:
         return refused("mlflow", error)
+    except ImportError as error:  # what is missing is what a doctor is asked for
+        return blocks("mlflow", f"cannot ask {public(uri)}: {error}", INSTALL)
     writing = f", and takes runs of {experiment!r}" if known else ""
     return ok("mlflow", f"{public(uri)} answers{writing}")
 
