@@ -105,7 +105,7 @@ def test_nothing_secret_is_in_what_all_can_read(jobs: Jobs) -> None:
     status = jobs("status", "secretive")
     assert "failed after" in status.out
     assert "error: nowhere://" in status.out
-    (job,) = [one for one in jobs.dashboard.get("/api/jobs/") if "secretive" in one["submission_id"]]
+    (job,) = [one for one in jobs.dashboard.get("/api/jobs/") if "secretive" in (one["submission_id"] or "")]
     assert job["entrypoint"] == "python -m vitray.cli.job train c.yaml"
     assert job["metadata"]["vitray.name"] == "secretive"
     assert job["runtime_env"]["env_vars"]["VITRAY_HOME"] == str(jobs.home)
