@@ -168,17 +168,19 @@ class Killer(threading.Thread):
 
     def run(self) -> None:
         for kind in self._kinds:
-            before = time.time()
-            while not any(
-                r.reports and r.reports[-1]["at"] > before and not r.ended for r in read_records(self._folder)
-            ):
-                time.sleep(0.05)
-            for process in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    if kind in process.name() + " ".join(process.cmdline()):
-                        process.kill()
-                        self.killed.append(kind)
-                        break
+            while kind not in self.killed:  # between two groups there is none
+                self._kill(kind)
+
+    def _kill(self, kind: str) -> None:
+        before = time.time()
+        while not any(r.reports and r.reports[-1]["at"] > before and not r.ended for r in read_records(self._folder)):
+            time.sleep(0.05)
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if kind in process.name() + " ".join(process.cmdline()):
+                    process.kill()
+                    self.killed.append(kind)
+                    break
 
 
 @pytest.fixture(scope="module")

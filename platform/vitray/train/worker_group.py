@@ -6,6 +6,7 @@ second. A rank that dies is brought back by Ray Train, and the group goes on fro
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -47,9 +48,10 @@ class WorkerGroup:
 
     def __init__(self, plan: GroupPlan, *, max_restarts: int = 3) -> None:
         self.plan = plan
-        # Here, with its driver and Ray Train's controller: another node may be taken away. By a strategy of its own,
-        # since inside a Tune trial an actor would else be counted against the trial's placement group.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        # Here, with its driver and Ray Train's controller: another node may be taken away, and a soft wish is not always
+        # granted. By a strategy of its own, since inside a Tune trial an actor would else be counted against the
+        # trial's placement group.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(num_cpus=0, max_concurrency=MAILBOX_CALLS, scheduling_strategy=here)(Mailbox)
         self._name = new_name()
         self._mailbox = actor.options(name=self._name).remote(max_restarts)
@@ -102,7 +104,10 @@ class WorkerGroup:
         """What the mailbox hands out next. A wait that Ctrl-C broke off is taken up again: its answer is on the way."""
         if self._asked is None:
             self._asked = self._mailbox.next.remote(_POLL_S)
-        said: Report | Note | Ended | None = ray.get(self._asked)
+        try:
+            said: Report | Note | Ended | None = ray.get(self._asked)
+        except ray.exceptions.RayActorError as error:
+            raise group_ended(error) from None
         self._asked = None
         return said
 
@@ -146,7 +151,8 @@ class WorkerGroup:
 
     def close(self) -> None:
         """Send the ranks home and remove what the group left on disk."""
-        ray.get(self._mailbox.close.remote())
+        with contextlib.suppress(ray.exceptions.RayActorError):  # a dead one has told its ranks by that
+            ray.get(self._mailbox.close.remote())
         self._thread.join(_CLOSE_S)
         ray.kill(self._mailbox)
         free_place(self._name)
