@@ -48,9 +48,9 @@ class WorkerGroup:
 
     def __init__(self, plan: GroupPlan, *, max_restarts: int = 3) -> None:
         self.plan = plan
-        # Here, with its driver and Ray Train's controller: another node may be taken away, and a soft wish is not always
-        # granted. By a strategy of its own, since inside a Tune trial an actor would else be counted against the
-        # trial's placement group.
+        # Here, with its driver and Ray Train's controller: another node may be taken away, and a soft wish is not
+        # always granted. By a strategy of its own, since inside a Tune trial an actor would else be counted against
+        # the trial's placement group.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(num_cpus=0, max_concurrency=MAILBOX_CALLS, scheduling_strategy=here)(Mailbox)
         self._name = new_name()
