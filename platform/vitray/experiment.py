@@ -94,6 +94,11 @@ class OptimConfig(Section):
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
+def bounds(workers: int | tuple[int, int]) -> tuple[int, int]:
+    """The least and the greatest number of ranks that ``cluster.workers`` allows."""
+    return (workers, workers) if isinstance(workers, int) else workers
+
+
 class ClusterConfig(Section):
     """What a run takes: ranks, and on what.
 
@@ -116,12 +121,12 @@ class ClusterConfig(Section):
     @property
     def least(self) -> int:
         """Ranks that it takes at least."""
-        return self.workers if isinstance(self.workers, int) else self.workers[0]
+        return bounds(self.workers)[0]
 
     @property
     def most(self) -> int:
         """Ranks that it takes at most."""
-        return self.workers if isinstance(self.workers, int) else self.workers[1]
+        return bounds(self.workers)[1]
 
     @property
     def elastic(self) -> bool:

@@ -10,7 +10,8 @@ import socket
 from typing import Any
 
 from vitray.cluster.guard import refuse_unguarded
-from vitray.cluster.token import TOKEN_REMEDY, token_sent
+from vitray.cluster.head import call, host_and_port
+from vitray.cluster.token import token_refused, token_sent
 from vitray.errors import ResourceError
 
 _ANSWER_S = 3.0
@@ -63,13 +64,12 @@ def _parts(target: str) -> tuple[str, int]:
         if scheme in ("http", "https"):
             remedy += f", or submit a job: vitray jobs submit train CONFIG --address {target}"
         raise ResourceError(f"a cluster is not joined through {scheme}://", where=target, remedy=remedy)
-    host, _, port = target.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    found = host_and_port(target)
+    if found is None:
         raise ResourceError(
             "is not the address of a Ray cluster", where=repr(target), remedy="write HOST:PORT, as in 10.0.0.1:6379"
         )
-    return host, int(port)
+    return found
 
 
 def _ask(target: str, host: str, port: int) -> None:
@@ -82,11 +82,7 @@ def _ask(target: str, host: str, port: int) -> None:
     elif code is grpc.StatusCode.UNAUTHENTICATED and token:
         code = _first_call(host, port, token)
     if code is grpc.StatusCode.UNAUTHENTICATED:
-        raise ResourceError(
-            "the cluster refuses the token of this process" if token else "the cluster wants a token",
-            where=target,
-            remedy=TOKEN_REMEDY,
-        )
+        raise token_refused(target, token)
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNIMPLEMENTED):
         remedy = (
             "give the port that the head node was started with (6379 unless set otherwise); "
@@ -98,15 +94,5 @@ def _ask(target: str, host: str, port: int) -> None:
 
 def _first_call(host: str, port: int, token: str | None) -> Any:
     """What a head node answers to the first thing that Ray's own client asks: None for yes, else gRPC's status code."""
-    import grpc
-
-    endpoint = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    channel = grpc.insecure_channel(endpoint, options=[("grpc.enable_http_proxy", 0)])
-    call = channel.unary_unary(_FIRST_CALL, request_serializer=bytes, response_deserializer=bytes)
-    try:
-        call(b"", timeout=_ANSWER_S, metadata=[("authorization", f"Bearer {token}")] if token else None)
-    except grpc.RpcError as error:
-        return error.code()
-    finally:
-        channel.close()
-    return None
+    said = call(host, port, _FIRST_CALL, b"", token=token, timeout_s=_ANSWER_S)
+    return None if isinstance(said, bytes) else said

@@ -6,7 +6,8 @@ import os
 from urllib.parse import urlsplit
 
 from vitray.cluster.guard import on_loopback
-from vitray.cluster.token import TOKEN_REMEDY, token_at_hand
+from vitray.cluster.head import call, host_and_port, in_brackets
+from vitray.cluster.token import TOKEN_REMEDY, token_at_hand, token_refused
 from vitray.errors import ConfigError, ResourceError
 from vitray.masking import public
 
@@ -44,11 +45,11 @@ def named_dashboard(address: str | None) -> str | None:
 
 
 def _of_host(named: str) -> str:
-    host, _, port = named.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    found = host_and_port(named)
+    if found is None:
         raise _no_address(named)
-    said = _ask_head(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    host, port = found
+    said = _ask_head(host, port)
     if said is None:
         return f"http://{named}"  # whether a dashboard is there will be seen
     if not said:
@@ -62,32 +63,20 @@ def _of_host(named: str) -> str:
         what = f"the head node's dashboard listens on its own loopback only ({said})"
         raise ResourceError(what, where=named, remedy=f"{TUNNEL}; then --address {DEFAULT}")
     # By the name that led to the head: what the dashboard calls itself may be its address in another network.
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{its_host if on_loopback(its_host.strip('[]')) else shown}:{its_port}"
+    return f"http://{its_host if on_loopback(its_host.strip('[]')) else in_brackets(host)}:{its_port}"
 
 
-def _ask_head(endpoint: str) -> str | None:
+def _ask_head(host: str, port: int) -> str | None:
     """What a head node says is its dashboard's HOST:PORT, "" for none; None where no head node answers."""
     import grpc  # type: ignore[import-untyped]
 
-    channel = grpc.insecure_channel(endpoint, options=[("grpc.enable_http_proxy", 0)])
-    call = channel.unary_unary(_GET, request_serializer=bytes, response_deserializer=bytes)
-    try:
-        for token in (None, token_at_hand()):  # a cluster that wants none gets to see none
-            metadata = [("authorization", f"Bearer {token}")] if token else None
-            try:
-                return _value_of(call(_KEY, timeout=_PATIENCE_S, metadata=metadata))
-            except grpc.RpcError as error:
-                code = error.code()
-            if code is not grpc.StatusCode.UNAUTHENTICATED:
-                return None
-        raise ResourceError(
-            "the cluster refuses the token of this process" if token else "the cluster wants a token",
-            where=endpoint,
-            remedy=TOKEN_REMEDY,
-        )
-    finally:
-        channel.close()
+    for token in (None, token_at_hand()):  # a cluster that wants none gets to see none
+        said = call(host, port, _GET, _KEY, token=token, timeout_s=_PATIENCE_S)
+        if isinstance(said, bytes):
+            return _value_of(said)
+        if said is not grpc.StatusCode.UNAUTHENTICATED:
+            return None
+    raise token_refused(f"{in_brackets(host)}:{port}", token)
 
 
 def _value_of(reply: bytes) -> str:

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from vitray.cluster.guard import on_loopback, refuse_unguarded
 from vitray.cluster.job_address import DEFAULT, FORMS, TUNNEL, named_dashboard
-from vitray.cluster.token import TOKEN_REMEDY, token_at_hand
+from vitray.cluster.token import token_at_hand, token_refused
 from vitray.errors import ResourceError, VitrayError
 from vitray.masking import public
 
@@ -140,7 +140,7 @@ def find_dashboard(address: str | None = None) -> Dashboard:
         return open_to_all
     token = token_at_hand()
     if token is None:
-        raise ResourceError("the cluster wants a token", where=url, remedy=TOKEN_REMEDY)
+        raise token_refused(url, None)
     found = _version(Dashboard(url, token))
     assert found is not None
     return found
@@ -183,8 +183,7 @@ def _no_dashboard(url: str) -> ResourceError:
 
 def _refused(url: str, error: urllib.error.HTTPError, token: str | None) -> VitrayError:
     if error.code in (401, 403):
-        what = "the cluster refuses the token of this process" if token else "the cluster wants a token"
-        return ResourceError(what, where=url, remedy=TOKEN_REMEDY)
+        return token_refused(url, token)
     text = error.read(1 << 16).decode(errors="replace").strip()
     last = text.splitlines()[-1] if text else error.reason  # Ray answers with a traceback
     return VitrayError(f"the cluster's dashboard answers {error.code}: {public(last)}", where=url)

@@ -18,6 +18,12 @@ MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PAT
 TOKEN_REMEDY = "export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (its head node prints it: `ray get-auth-token`)"
 
 
+def token_refused(target: str, token: str | None) -> ResourceError:
+    """What is said of a cluster that turned away this process, which sent ``token``."""
+    what = "the cluster refuses the token of this process" if token else "the cluster wants a token"
+    return ResourceError(what, where=target, remedy=TOKEN_REMEDY)
+
+
 def token_sent() -> str | None:
     """What Ray would send to a cluster: nothing unless RAY_AUTH_MODE=token."""
     return token_at_hand() if os.environ.get(MODE, "").lower() == "token" else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypedDict
 
 from vitray.errors import ResourceError
-from vitray.experiment import ClusterConfig
+from vitray.experiment import ClusterConfig, bounds
 
 _SMALL_TASK = 0.25  # CPUs a data task reserves where ranks and data share few cores
 _ELASTIC_RANK = 0.9  # CPUs a rank of an elastic group reserves: so up to ten CPUs a node hold as many ranks as CPUs
@@ -34,12 +34,12 @@ class GroupPlan:
     @property
     def ranks(self) -> int:
         """The least number of ranks of a group."""
-        return self.workers if isinstance(self.workers, int) else self.workers[0]
+        return bounds(self.workers)[0]
 
     @property
     def most(self) -> int:
         """The greatest number of ranks of a group."""
-        return self.workers if isinstance(self.workers, int) else self.workers[1]
+        return bounds(self.workers)[1]
 
     @property
     def elastic(self) -> bool:
