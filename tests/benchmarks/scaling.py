@@ -139,7 +139,7 @@ class Crowd:
     """Simulated ranks: they take a job, the first reports ten times, all finish, over and over."""
 
     async def serve(self, mailbox: Any, ranks: range, world_size: int) -> int:
-        from vitray.train.mailbox import Job, RankEnd
+        from vitray.train.messages import Job, RankEnd
         from vitray.train.report import Report
 
         async def rank(number: int) -> int:
@@ -167,7 +167,8 @@ def mailbox(ranks: int, jobs: int) -> dict[str, float]:
     import ray
 
     from vitray.experiment import Experiment
-    from vitray.train.mailbox import Ended, Mailbox
+    from vitray.train.mailbox import Mailbox
+    from vitray.train.messages import Ended
     from vitray.train.worker_group import MAILBOX_CALLS
 
     box: Any = ray.remote(num_cpus=0, max_concurrency=MAILBOX_CALLS)(Mailbox).remote(3)

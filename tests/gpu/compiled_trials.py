@@ -14,7 +14,7 @@ from torch._dynamo import config as dynamo_config
 from torch._dynamo.utils import counters
 
 from vitray.data.stream import StreamOptions
-from vitray.train.mailbox import Job
+from vitray.train.messages import Job
 from vitray.train.ranks import Ranks
 from vitray.train.report import RecordingReporter
 from vitray.train.serve import run_job

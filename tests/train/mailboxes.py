@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from vitray.errors import LostWorkersError
 from vitray.experiment import Experiment
-from vitray.train.mailbox import Job, Mailbox, RankEnd
+from vitray.train.mailbox import Mailbox
+from vitray.train.messages import Job, RankEnd
 from vitray.train.report import Report
 
 EXPERIMENT = Experiment(data={"path": "x"})

@@ -24,8 +24,8 @@ from vitray.errors import (
 )
 from vitray.experiment import Experiment
 from vitray.train.failures import lost_workers, portable
-from vitray.train.mailbox import Job
 from vitray.train.memory import rank_images
+from vitray.train.messages import Job
 from vitray.train.ranks import Ranks
 from vitray.train.retry import after_out_of_memory, retry_note
 

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 from mailboxes import ALONE, EXPERIMENT, LOST, eventually, job_of, report, submitted, waiting
 
-from vitray.train.mailbox import Ended, Job, Mailbox, RankEnd
+from vitray.train.mailbox import Mailbox
+from vitray.train.messages import Ended, Job, RankEnd
 from vitray.train.report import Report
 
 

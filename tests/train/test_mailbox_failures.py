@@ -8,7 +8,7 @@ import pytest
 from mailboxes import ALONE, EXPERIMENT, LOST, eventually, job_of, report, submitted, waiting
 
 from vitray.errors import CodeError, OutOfMemoryError, TrainingError
-from vitray.train.mailbox import Ended, RankEnd
+from vitray.train.messages import Ended, RankEnd
 from vitray.train.report import Report
 
 

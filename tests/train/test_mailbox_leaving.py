@@ -9,7 +9,8 @@ import pytest
 from mailboxes import ALONE, LOST, eventually, job_of, report, submitted, waiting
 
 from vitray.train.leaving import Answer, Notice
-from vitray.train.mailbox import Ended, Mailbox, Note, RankEnd
+from vitray.train.mailbox import Mailbox
+from vitray.train.messages import Ended, Note, RankEnd
 
 
 async def leave_after(box: Mailbox, done: dict[int, int]) -> int:

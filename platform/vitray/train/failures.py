@@ -10,7 +10,7 @@ import ray
 import torch
 
 from vitray.errors import CodeError, LostWorkersError, OutOfMemoryError, TrainingError, VitrayError
-from vitray.train.mailbox import Job
+from vitray.train.messages import Job
 from vitray.train.ranks import Ranks
 
 _SMALLER = "raise train.accumulate, lower train.global_batch, or choose a smaller model"

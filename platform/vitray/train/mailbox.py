@@ -17,49 +17,11 @@ from typing import Any
 from vitray.errors import OutOfMemoryError
 from vitray.experiment import Experiment
 from vitray.train.leaving import Answer, Notice, Vote
+from vitray.train.messages import Ended, Job, Note, RankEnd
 from vitray.train.report import Report
 
 _TOGETHER_S = 2.0  # between the failures of ranks that fail for the same reason
 _PATIENCE_S, _PATIENCE_STEPS = 20.0, 5  # for ranks that were asked to save and stop
-
-
-@dataclass(frozen=True)
-class Job:
-    """One experiment to run. ``number`` counts the jobs of a group, ``attempt`` the times ranks took this one."""
-
-    number: int
-    experiment: Experiment
-    run_dir: str
-    attempt: int = 1
-    known_epoch: int | None = None
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a job ended: ``error`` is None when it ran to its end or was stopped.
-
-    ``saved_step``: it was asked to stop at once, and its newest checkpoint is that of this step.
-    """
-
-    error: BaseException | None = None
-    saved_step: int | None = None
-
-
-@dataclass(frozen=True)
-class Note:
-    """Something for people: that other ranks go on from ``step``, or (None) what is waited for."""
-
-    text: str
-    step: int | None = None
-
-
-@dataclass(frozen=True)
-class RankEnd:
-    """Where one of ``world_size`` ranks left a job: after how many collectives of its group."""
-
-    rank: int
-    world_size: int
-    collectives: int = 0
 
 
 @dataclass

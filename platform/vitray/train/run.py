@@ -14,7 +14,7 @@ from vitray.home import Home
 from vitray.masking import masked
 from vitray.overrides import to_yaml
 from vitray.tracking.tracker import DatasetInput, Tracker
-from vitray.train.mailbox import Note
+from vitray.train.messages import Note
 from vitray.train.provenance import provenance
 from vitray.train.report import OnNote, OnProgress, OnReport, Report
 from vitray.train.retry import after_out_of_memory, retry_note

@@ -25,7 +25,7 @@ from vitray.train.failures import portable
 from vitray.train.feed import Feed
 from vitray.train.leaving import Answer, Leaving
 from vitray.train.loop import fit
-from vitray.train.mailbox import Job, RankEnd
+from vitray.train.messages import Job, RankEnd
 from vitray.train.nodes import nodes_now
 from vitray.train.places import keep_place
 from vitray.train.ranks import Ranks, lost_peer

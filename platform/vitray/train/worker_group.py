@@ -26,7 +26,8 @@ from vitray.experiment import Experiment
 from vitray.train.elastic import GroupPolicy, TellMailbox
 from vitray.train.failures import group_ended, lost_workers
 from vitray.train.interfaces import GroupTorchConfig
-from vitray.train.mailbox import Ended, Mailbox, Note
+from vitray.train.mailbox import Mailbox
+from vitray.train.messages import Ended, Note
 from vitray.train.places import free_place, free_places, new_name
 from vitray.train.report import OnProgress, OnReport, Report
 from vitray.train.resources import GroupPlan

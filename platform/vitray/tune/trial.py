@@ -11,7 +11,7 @@ from ray import tune
 from vitray.errors import OutOfMemoryError
 from vitray.experiment import Experiment
 from vitray.train.checkpoint import COMMIT
-from vitray.train.mailbox import Ended
+from vitray.train.messages import Ended
 from vitray.train.report import Report
 from vitray.train.resources import GroupPlan
 from vitray.train.retry import after_out_of_memory, retry_note
