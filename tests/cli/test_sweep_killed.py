@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from command_line import Here
+from processes import kill_all
 
 from vitray.cluster.launch import Prepared
 from vitray.cluster.sweeps import plan
@@ -97,8 +98,7 @@ def assert_gone(processes: list[psutil.Process]) -> None:
     _, left = psutil.wait_procs([p for p in processes if p not in slow], timeout=60)
     said = [str(process) for process in left]
     _, late = psutil.wait_procs(slow, timeout=2)
-    for process in left + late:
-        process.kill()
+    kill_all(left + late)
     assert not said
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import yaml
+from processes import kill_all
 
 ROOT = Path(__file__).parents[2]
 CPUS = 3  # what no local Ray of a two-core test machine would have by itself
@@ -136,7 +137,5 @@ class Head:
     def _end(self) -> list[str]:
         """Kill what does not end by itself, and name it."""
         _, left = psutil.wait_procs(self.processes(), timeout=10)
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        kill_all(left)
         return [str(process) for process in left]

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from attacks import http
+from processes import kill_all
 from ray_head import Head, free_port
 
 from vitray.cli import main
@@ -285,8 +286,7 @@ def other_node(head: Head, tmp_path: Path) -> Iterator[psutil.Process]:
     started = [one for one in head.processes() if one.pid not in before]
     process.send_signal(signal.SIGTERM)
     _, left = psutil.wait_procs(started, timeout=30)
-    for one in left:
-        one.kill()
+    kill_all(left)
 
 
 @pytest.mark.ray

@@ -39,6 +39,7 @@ from attacks import (
     unknown_port,
 )
 from malicious import Canary, modules
+from processes import kill_all
 from ray_head import Head, free_port
 
 from vitray.cli import main
@@ -91,8 +92,7 @@ class Running:
             self.process.send_signal(signal.SIGINT)
             self.process.wait(90)
         _, left = psutil.wait_procs(started, timeout=20)
-        for one in left:
-            one.kill()
+        kill_all(left)
         return left
 
 

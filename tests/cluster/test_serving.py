@@ -23,6 +23,7 @@ import grpc  # type: ignore[import-untyped]
 import psutil
 import pytest
 from browser import Browser
+from processes import kill_all
 from served_models import CLASSES, Models, encoded
 
 from vitray.inference import Predictor
@@ -125,9 +126,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         with pytest.raises(urllib.error.URLError):
             found.get("/healthz")
     finally:
-        for left_over in found.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                left_over.kill()
+        kill_all(found.processes())
         process.wait()
 
 

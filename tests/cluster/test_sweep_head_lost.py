@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import kill_all
 from ray_head import Head
 
 from vitray.home import Home
@@ -56,8 +57,7 @@ def test_a_sweep_goes_on_after_its_cluster_is_lost(tmp_path: Path, digits: Path)
         while not any(2 <= r.epoch < _EPOCHS - 5 for r in read_records(folder)):
             assert driver.poll() is None, log.read_text()
             time.sleep(0.02)
-        for process in first.processes():
-            process.kill()
+        kill_all(first.processes())
         assert driver.wait(180) == 1
         said = log.read_text()
         assert "Traceback" not in said

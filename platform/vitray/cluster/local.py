@@ -75,6 +75,9 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         # Mailboxes and controllers take no CPU, so more processes than CPUs start, and Ray would warn of each dozen.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
+        # Ray ends a worker that is idle for a second while there are more workers than CPUs, as there always are. The
+        # data tasks of a stream that is ahead come in bursts, and each burst then waited for a new Python (2 CPU-s).
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
         # OpenMP threads that wait spin, by default for milliseconds. Ranks share the cores with data tasks here, and
         # two spinning threads on busy cores trained ten times slower; a short spin costs a tenth on idle cores.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
