@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test test-ray test-other test-cluster test-fast check audit format clean
+.PHONY: quickstart test test-ray test-other test-cluster test-fast check faults soak audit format clean
 
 quickstart: $(READY)
 	$(BIN)/vitray quickstart
@@ -24,6 +24,14 @@ test-cluster: $(READY)
 
 test-fast: $(READY)
 	$(BIN)/pytest -m "not ray and not slow and not gpu"
+
+# Every row of the table of faults, in full (under 90 minutes on 2 cores), then the table. The soak is an hour more.
+faults: $(READY)
+	rm -rf build/faults
+	VITRAY_FAULTS=full $(BIN)/pytest tests/faults --timeout=3600 -m "not soak" -p no:cacheprovider; $(BIN)/python tests/faults/table.py
+
+soak: $(READY)
+	VITRAY_FAULTS=full $(BIN)/pytest tests/faults --timeout=7200 -m soak -p no:cacheprovider -s
 
 check: $(READY)
 	$(BIN)/ruff check .
