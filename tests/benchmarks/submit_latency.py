@@ -19,7 +19,7 @@ from pathlib import Path
 
 import harness
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "cluster"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 from ray_head import ROOT, Head
 
 AGAIN = 3  # submissions after the first

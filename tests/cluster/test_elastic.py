@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
-from ray_head import Head, free_port
+from ray_head import Head
+from ray_nodes import crash, start_node
 
 from vitray.data import ShardedImages
 from vitray.train.checkpoint import committed_in, verify
@@ -28,27 +28,7 @@ model: {patch_size: 2, embed_dim: 32, depth: 2, num_heads: 2}
 train: {epochs: 10000, global_batch: 64}
 cluster: {workers: [1, 2], use_gpu: false}
 """
-_NODE = "VITRAY_TEST_NODE"
 _Ledger = dict[int, list[tuple[int, list[int], float]]]  # by step: world size, its samples in rank order, when
-
-
-def start_node(head: Head, name: str, address: str) -> subprocess.Popen[bytes]:
-    """A node of one CPU, as ``docker/compose.yaml`` starts it; by an address of its own, else drivers would take it for
-    theirs."""
-    command = ["ray", "start", "--address", head.address, "--block", "--num-cpus", "1", "--num-gpus", "0"]
-    command += ["--node-ip-address", address]
-    command += ["--object-store-memory", str(100 * 2**20), "--dashboard-agent-listen-port", str(free_port())]
-    with (head.folder / f"{name}.log").open("wb") as log:
-        environment = head.environment(**{_NODE: name})
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-
-
-def crash(head: Head, name: str) -> None:
-    """The node's power fails: all its processes are gone at once."""
-    for process in head.processes():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.environ().get(_NODE) == name:
-                process.kill()
 
 
 def ledger_of(folder: Path) -> _Ledger:

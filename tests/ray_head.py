@@ -19,7 +19,7 @@ import psutil
 import yaml
 from processes import kill_all
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 CPUS = 3  # what no local Ray of a two-core test machine would have by itself
 _MARK = "VITRAY_TEST_HEAD"
 _START_S = 90.0
