@@ -149,7 +149,7 @@ def measure(name: str, task: dict[str, Any], scratch: Path) -> tuple[float, floa
 
 
 def _cpu_of(pid: int) -> float:
-    """Of a process and all below it."""
+    """Of a process and all below it, with those that have ended and were waited for."""
     parent = psutil.Process(pid)
     total = 0.0
     for process in [parent, *parent.children(recursive=True)]:
@@ -157,7 +157,7 @@ def _cpu_of(pid: int) -> float:
             times = process.cpu_times()
         except psutil.Error:
             continue
-        total += times.user + times.system
+        total += times.user + times.system + times.children_user + times.children_system
     return total
 
 
