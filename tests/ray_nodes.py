@@ -12,8 +12,10 @@ _NODE = "VITRAY_TEST_NODE"
 
 
 def start_node(head: Head, name: str, address: str, *, cpus: int = 1, **more: str) -> subprocess.Popen[bytes]:
-    """A node as ``docker/compose.yaml`` starts it; by an address of its own (127.0.0.2, ...), else drivers would take it
-    for theirs. ``more``: environment variables."""
+    """A node as ``docker/compose.yaml`` starts it.
+
+    ``address``: one of its own (127.0.0.2, ...), else drivers would take it for theirs; ``more``: its variables.
+    """
     command = ["ray", "start", "--address", head.address, "--block", "--num-cpus", str(cpus), "--num-gpus", "0"]
     command += ["--node-ip-address", address]
     command += ["--object-store-memory", str(100 * 2**20), "--dashboard-agent-listen-port", str(free_port())]
