@@ -8,19 +8,19 @@ READY := .venv/.ready
 quickstart: $(READY)
 	$(BIN)/vitray quickstart
 
-# The tests that start Ray mostly wait for processes, so three kinds run side by side: those of a local Ray, of clusters,
-# and all others. Each runs to its end.
+# The tests that start Ray mostly wait for processes, so three kinds run side by side: those of a local Ray, of clusters
+# and faults, and all others. Each runs to its end.
 test: check
 	$(MAKE) --no-print-directory --keep-going --jobs=3 test-ray test-other test-cluster
 
 test-ray: $(READY)
-	$(BIN)/pytest -m ray --ignore tests/cluster
+	$(BIN)/pytest -m ray --ignore tests/cluster --ignore tests/faults
 
 test-other: $(READY)
 	$(BIN)/pytest -m "not ray" -p no:cacheprovider
 
 test-cluster: $(READY)
-	$(BIN)/pytest -m ray -p no:cacheprovider tests/cluster
+	$(BIN)/pytest -m ray -p no:cacheprovider tests/cluster tests/faults
 
 test-fast: $(READY)
 	$(BIN)/pytest -m "not ray and not slow and not gpu"
