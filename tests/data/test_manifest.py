@@ -75,6 +75,14 @@ def test_what_is_no_manifest_is_refused(text: str | bytes, says: str) -> None:
     assert error.value.remedy
 
 
+def test_a_manifest_of_before_shards_had_a_digest_of_their_index_is_the_same_dataset() -> None:
+    raw = json.loads(manifest().to_json())
+    for split in raw["splits"].values():
+        for shard in split["shards"]:
+            del shard["index"]
+    assert Manifest.from_json(json.dumps(raw), where="m") == manifest()
+
+
 def test_an_altered_manifest_is_noticed() -> None:
     raw = json.loads(manifest().to_json())
     raw["classes"][0] = "cow"

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 from injections import full
+
+# What the other tests train, serve and spoil, is trained, served and spoilt here.
+sys.path.extend(
+    str(Path(__file__).parent.parent / folder) for folder in ("train", "tracking", "cluster", "tune", "cli")
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

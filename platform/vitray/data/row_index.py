@@ -8,8 +8,9 @@ fetched for the sake of a few of its rows.
 from __future__ import annotations
 
 import base64
+import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,11 @@ class RowIndexWriter:
         """What belongs into the Parquet file's key-value metadata; text, since other readers expect text."""
         packed = np.concatenate([np.empty(0, _ENTRY), *self._entries]).tobytes()
         return {KEY: base64.b64encode(packed).decode()}
+
+
+def index_digest(metadata: Mapping[bytes, bytes]) -> str:
+    """16 hex digits that tell the row index in a file's key-value metadata from that of every other shard."""
+    return hashlib.blake2b(metadata[KEY.encode()], digest_size=8).hexdigest()
 
 
 def row_index(footer: pq.FileMetaData) -> RowIndex:

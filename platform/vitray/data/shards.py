@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from vitray.data.manifest import MANIFEST, MARKER, SPLITS, Manifest, ShardInfo
 from vitray.data.ranges import Opened, Wanted, open_file, read_all
 from vitray.data.recent import Recent
 from vitray.data.rng import I64
-from vitray.data.row_index import RowIndex, row_index
+from vitray.data.row_index import RowIndex, index_digest, row_index
 from vitray.data.uri import is_uri
 from vitray.errors import DataError, nearest
 from vitray.masking import public
@@ -141,13 +141,13 @@ class ShardStore:
             The images, None where the bytes are not those that were written; the labels, int64 (rows,).
 
         Raises:
-            DataError: a file is gone or its footer is damaged; names the file.
+            DataError: a file is gone, its footer is damaged, or it is not the one that was written; names the file.
         """
         images: list[bytes | None] = [None] * len(rows)
         labels = np.empty(len(rows), dtype=np.int64)
         order = np.argsort(rows, kind="stable")
         shard_of = np.searchsorted(self._first_row(split), rows[order], side="right") - 1
-        wanted, crcs, places = list[Wanted](), list[int](), list[int]()
+        wanted, crcs, places, owners = list[Wanted](), list[int](), list[int](), list[ShardInfo]()
         for number in np.unique(shard_of).tolist():
             shard = self.manifest.splits[split].shards[number]
             places_here = order[shard_of == number]
@@ -157,13 +157,18 @@ class ShardStore:
             wanted.append(Wanted(self._open_file(shard), index.offset[here], index.length[here].astype(np.int64)))
             crcs += index.crc[here].tolist()
             places += places_here.tolist()
+            owners += [shard] * len(places_here)
         try:
             pieces = read_all(wanted, remote=not isinstance(self.filesystem()[0], pafs.LocalFileSystem))
         except OSError as error:
             raise DataError(f"cannot be read ({error})", where=self.shown, remedy=_MEND) from None
-        for place, data, crc in zip(places, pieces, crcs, strict=True):
+        suspects: dict[str, ShardInfo] = {}
+        for place, data, crc, shard in zip(places, pieces, crcs, owners, strict=True):
             if zlib.crc32(data) == crc:
                 images[place] = data
+            else:
+                suspects[shard.file] = shard
+        self._check_kept(suspects.values())
         return images, labels
 
     def labels(self, split: str) -> I64:
@@ -200,9 +205,14 @@ class ShardStore:
     def _read_index(self, shard: ShardInfo) -> RowIndex:
         try:
             with self._parquet(shard) as handle:
-                return row_index(handle.metadata)
+                footer = handle.metadata
+            index = row_index(footer)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(shard, str(error).splitlines()[0]) from None
+        # The driver has looked at every shard, but that was another process, and some time ago.
+        if problem := _mistaken(shard, footer):
+            raise self._refused([Finding(shard.file, problem)])
+        return index
 
     def _open_file(self, shard: ShardInfo) -> Opened:
         filesystem, base = self.filesystem()
@@ -224,13 +234,21 @@ class ShardStore:
     def shards(self) -> list[ShardInfo]:
         return [shard for split in self.manifest.splits.values() for shard in split.shards]
 
+    def _check_kept(self, shards: Iterable[ShardInfo]) -> None:
+        """A damaged row costs itself; a shard that was exchanged or cut since its footer was read is no such row."""
+        shards = list(shards)
+        findings = self.sizes(shards) or [finding for shard in shards if (finding := self._footer(shard))]
+        if findings:
+            raise self._refused(findings)
+
     def _check_sizes(self) -> None:
         if findings := self.sizes():
             raise self._refused(findings)
 
-    def sizes(self) -> list[Finding]:
+    def sizes(self, shards: Sequence[ShardInfo] | None = None) -> list[Finding]:
+        """Shards (of all, or of these) that are not as large as they were written, or missing."""
         filesystem, base = self.filesystem()
-        shards = self.shards()
+        shards = self.shards() if shards is None else shards
         found = filesystem.get_file_info([f"{base}/{shard.file}" for shard in shards])
         findings = []
         for shard, info in zip(shards, found, strict=True):
@@ -253,16 +271,13 @@ class ShardStore:
                 footer = handle.metadata
         except (pa.ArrowException, OSError) as error:
             return Finding(shard.file, f"has a damaged footer ({str(error).splitlines()[0]})")
-        if (footer.num_rows, footer.num_row_groups) != (shard.rows, shard.row_groups):
-            return Finding(
-                shard.file,
-                f"holds {footer.num_rows} rows in {footer.num_row_groups} row groups "
-                f"instead of {shard.rows} in {shard.row_groups}",
-            )
         try:
-            _indexes.put(self._key(shard), row_index(footer))
+            index = row_index(footer)
         except ValueError as error:
             return Finding(shard.file, f"has a damaged footer ({error})")
+        if problem := _mistaken(shard, footer):
+            return Finding(shard.file, problem)
+        _indexes.put(self._key(shard), index)
         return None
 
     def _refused(self, findings: Sequence[Finding]) -> DataError:
@@ -276,6 +291,18 @@ class Finding:
 
     file: str
     problem: str
+
+
+def _mistaken(shard: ShardInfo, footer: pq.FileMetaData) -> str | None:
+    """What says that a whole shard with a row index is not the one that was written under this name."""
+    if (footer.num_rows, footer.num_row_groups) != (shard.rows, shard.row_groups):
+        return (
+            f"holds {footer.num_rows} rows in {footer.num_row_groups} row groups "
+            f"instead of {shard.rows} in {shard.row_groups}"
+        )
+    if shard.index and index_digest(footer.metadata) != shard.index:
+        return "holds other images than were written here: it was exchanged for another shard, or written anew"
+    return None
 
 
 def _no_manifest(filesystem: pafs.FileSystem, base: str, path: str, error: OSError) -> DataError:

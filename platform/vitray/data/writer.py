@@ -22,7 +22,7 @@ from vitray.data.manifest import ShardInfo
 from vitray.data.options import PrepareOptions
 from vitray.data.placement import Placement
 from vitray.data.plan import cut_shards, group_bytes
-from vitray.data.row_index import RowIndexWriter
+from vitray.data.row_index import RowIndexWriter, index_digest
 from vitray.data.scan import shown, staged
 from vitray.data.sources import Source
 from vitray.errors import DataError
@@ -72,11 +72,13 @@ class Write:
             OSError: the file cannot be written.
         """
         with _hashed(self.folder, shard.file) as sink:
-            self._fill(sink, shard)
+            index = self._fill(sink, shard)
         rows = shard.rows.num_rows
-        return ShardInfo(shard.file, rows, -(-rows // self.rows_per_group), sink.bytes, sink.digest.hexdigest())
+        groups = -(-rows // self.rows_per_group)
+        return ShardInfo(shard.file, rows, groups, sink.bytes, sink.digest.hexdigest(), index)
 
-    def _fill(self, sink: _Hashed, shard: Shard) -> None:
+    def _fill(self, sink: _Hashed, shard: Shard) -> str:
+        """Returns the digest of the row index."""
         index = RowIndexWriter()
         with (
             ThreadPoolExecutor(_READERS) as pool,
@@ -109,7 +111,9 @@ class Write:
                 )
                 writer.write_table(table, row_group_size=self.rows_per_group)
                 index.add(images, part["label"].to_pylist())
-            writer.add_key_value_metadata(index.metadata())
+            metadata = index.metadata()
+            writer.add_key_value_metadata(metadata)
+        return index_digest({key.encode(): text.encode() for key, text in metadata.items()})
 
     def _image(self, row: dict[str, Any]) -> bytes:
         try:
