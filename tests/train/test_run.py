@@ -112,9 +112,47 @@ def test_a_taken_name_is_numbered_unless_it_was_asked_for(home: Home) -> None:
         name = new_name(home, "digits", exact=False, remedy="")
         assert name == expected
         (home.runs / name).mkdir(parents=True)
+        (home.runs / name / "experiment.yaml").touch()
     with pytest.raises(ConfigError, match=r"'digits' exists already\n  -> go on with it"):
         new_name(home, "digits", exact=True, remedy="go on with it")
     assert new_name(home, "other", exact=True, remedy="") == "other"
+
+
+@pytest.mark.parametrize(
+    ("left", "free"),
+    [
+        ([], True),
+        (["key"], True),
+        (["key", "ledger.jsonl", "lock"], True),
+        (["key", "ledger.jsonl", "lock", "earlier.json", "experiment.yaml", ".sweep.json.7.draft"], True),
+        (["key", "ledger.jsonl", "lock", "experiment.yaml", "sweep.json"], False),
+        (["key", "experiment.yaml"], False),
+        (["notes.txt"], False),
+    ],
+)
+def test_the_name_of_what_died_before_it_could_be_resumed_is_free(home: Home, left: list[str], free: bool) -> None:
+    """Else its name would be taken, and nothing there to go on with."""
+    (home.runs / "digits").mkdir(parents=True)
+    for name in left:
+        (home.runs / "digits" / name).touch()
+    assert (new_name(home, "digits", exact=False, remedy="") == "digits") == free
+
+
+def test_a_config_is_whole_or_as_it_was_when_its_writer_is_killed(
+    run: Run, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.write_config()
+    before = (run.folder / "experiment.yaml").read_bytes()
+
+    def killed(self: Path, text: str, **options: object) -> int:
+        with self.open("w") as file:
+            file.write(text[:10])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.write_config()
+    assert (run.folder / "experiment.yaml").read_bytes() == before
 
 
 def test_every_report_reaches_the_tracker_with_its_epoch_and_time(run: Run) -> None:

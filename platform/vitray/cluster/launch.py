@@ -23,6 +23,7 @@ from vitray.data.images import ShardedImages
 from vitray.data.verify import verify
 from vitray.errors import ConfigError, DataError, InterruptedRunError
 from vitray.experiment import Experiment
+from vitray.files import write_whole
 from vitray.home import Home
 from vitray.masking import public
 from vitray.tracking.tracker import Tracker
@@ -195,7 +196,7 @@ def run_key(home: Home, name: str) -> str:
     path = home.runs / name / "key"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{name}-{secrets.token_hex(4)}")
+        write_whole(path, f"{name}-{secrets.token_hex(4)}")
     return path.read_text()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vitray import __version__
 from vitray.errors import ConfigError, InterruptedRunError, OutOfMemoryError, failure_class, nearest
 from vitray.experiment import Experiment
+from vitray.files import write_whole
 from vitray.home import Home
 from vitray.masking import masked
 from vitray.overrides import to_yaml
@@ -23,6 +24,11 @@ if TYPE_CHECKING:  # Ray and torch: not needed to name a run
     from vitray.train.worker_group import WorkerGroup
 
 _FILE = "experiment.yaml"
+_SWEEP, _LEDGER = (
+    "sweep.json",
+    "ledger.jsonl",
+)  # what makes a folder a sweep
+_BEFORE = {"key", "lock", _LEDGER, "earlier.json"}  # written before a run or a sweep can be resumed
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,8 @@ class Run:
         """The resolved experiment as YAML in the run's folder; ``vitray train`` reads it again."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / _FILE
-        path.write_text(to_yaml(self.experiment.model_dump(mode="json")), encoding="utf-8")
+        # Whole, whenever it is killed: it is written anew at every start, and without it there is nothing to resume.
+        write_whole(path, to_yaml(self.experiment.model_dump(mode="json")))
         return path
 
 
@@ -144,14 +151,25 @@ def new_name(home: Home, wanted: str, *, exact: bool, remedy: str) -> str:
     Raises:
         ConfigError: ``exact`` and taken.
     """
-    if not (home.runs / wanted).exists():
+    if not _taken(home.runs / wanted):
         return wanted
     if exact:
         raise ConfigError(f"a run named {wanted!r} exists already", where=str(home.runs / wanted), remedy=remedy)
     number = 2
-    while (home.runs / f"{wanted}-{number}").exists():
+    while _taken(home.runs / f"{wanted}-{number}"):
         number += 1
     return f"{wanted}-{number}"
+
+
+def _taken(folder: Path) -> bool:
+    """Whether there is something to go on with, or of somebody's. Who was killed in the instant in which it began has
+    left the key or the config of a sweep that never was: resume would not find it, so its name is free."""
+    if not folder.exists():
+        return False
+    if (folder / _SWEEP).is_file():
+        return True
+    left = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    return not left <= ({*_BEFORE, _FILE} if _LEDGER in left else _BEFORE)
 
 
 def saved_experiment(home: Home, name: str) -> Experiment:
@@ -161,7 +179,7 @@ def saved_experiment(home: Home, name: str) -> Experiment:
         ConfigError: there is no run of that name.
     """
     path = home.runs / name / _FILE
-    if (home.runs / name / "sweep.json").is_file():
+    if (home.runs / name / _SWEEP).is_file():
         raise ConfigError(f"{name!r} is a sweep, not a training run", where=str(home.runs), remedy="name a run")
     if not path.is_file():
         known = [p.parent.name for p in home.runs.glob(f"*/{_FILE}")]

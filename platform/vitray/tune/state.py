@@ -12,6 +12,7 @@ from typing import Any
 
 from vitray.errors import ConfigError, nearest
 from vitray.experiment import Experiment
+from vitray.files import write_whole
 from vitray.tracking.tracker import DatasetInput
 from vitray.train.run import Run
 from vitray.tune.keys import changed
@@ -103,9 +104,7 @@ def write_state(sweep: Sweep, status: str, **facts: Any) -> None:
         "fingerprint": sweep.fingerprint,
         "facts": facts,
     }
-    temporary = sweep.folder / (_FILE + ".tmp")
-    temporary.write_text(json.dumps(state, default=str))
-    temporary.replace(sweep.folder / _FILE)
+    write_whole(sweep.folder / _FILE, json.dumps(state, default=str))
 
 
 def is_sweep(folder: Path) -> bool:
