@@ -23,6 +23,8 @@ from vitray.search_config import SearchConfig, model_choices
 
 FETCHED = ("cache", "cache_bytes", "verify", "workers", "prefetch")  # of data: how it comes, which changes no result
 
+KEPT = ("checkpoint_steps", "work_at_risk", "checkpoints", "keep_last", "keep_best")  # of train: likewise
+
 
 class DataConfig(Section):
     """Which images, at what size, and how they are fetched.
@@ -52,6 +54,11 @@ class TrainConfig(Section):
     ``models:/NAME@alias``; ``init_path`` and ``init_sha256``, where they lie and what they are, are filled in.
     ``freeze``: what keeps those weights, ``all_but_head`` or ``first_6`` (the embedding and six blocks). ``compile``:
     let torch.compile fuse the model.
+
+    A checkpoint is made at the end of each epoch, and within it every ``checkpoint_steps`` steps, or so often that no
+    more than ``work_at_risk`` seconds of work are lost with a rank; by default as often as pays ("auto").
+    ``checkpoints``: a folder or URI under which they lie, instead of the run's folder. The newest ``keep_last`` stay,
+    and the ``keep_best`` best by validation accuracy.
     """
 
     epochs: Positive = 40
@@ -68,11 +75,36 @@ class TrainConfig(Section):
     ema: Probability = 0.0
     compile: bool = False
     checkpoint_steps: Positive | None = None
-    keep_checkpoints: Positive = 2
+    work_at_risk: Annotated[float, Field(gt=0)] | Literal["auto"] | None = None
+    checkpoints: str | None = None
+    keep_last: Positive = 2
+    keep_best: Positive = 1
     init_from: str | None = None
     init_path: str | None = None
     init_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     freeze: Annotated[str, Field(pattern=r"^(none|all_but_head|first_[1-9]\d*)$")] = "none"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_names(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "keep_checkpoints" in raw:
+            raw = dict(raw)
+            raw.setdefault("keep_last", raw.pop("keep_checkpoints"))
+        return raw
+
+    @model_validator(mode="after")
+    def _one_rule_for_checkpoints(self) -> Self:
+        if self.checkpoint_steps is not None and self.work_at_risk is not None:
+            raise ValueError(
+                f"checkpoint_steps is {self.checkpoint_steps} and work_at_risk is {self.work_at_risk}, "
+                "and both say when to make checkpoints; set one of them"
+            )
+        return self
+
+    @property
+    def seconds_at_risk(self) -> float | None:
+        """``work_at_risk`` where it is a number."""
+        return None if self.work_at_risk == "auto" else self.work_at_risk
 
     @property
     def frozen_blocks(self) -> int | None:
@@ -105,12 +137,17 @@ class ClusterConfig(Section):
     ``workers`` may be [min, max]: nodes that come or go then change the number of ranks while it runs, and nothing
     else: neither the images of a step nor the learning rate. ``train.accumulate`` is then that of ``max`` ranks; fewer
     ranks take as many more micro-batches as keep these no larger.
+
+    ``hang_timeout_s``: ranks that stand still in a step, or say nothing, for so long (and for ten times as long as steps
+    usually take) hang, and are replaced. A process's first step may take thirty times as long, an evaluation's batch
+    too; data and storage may take for ever. None: never.
     """
 
     workers: Positive | tuple[Positive, Positive] = 1
     use_gpu: bool | Literal["auto"] = "auto"
     threads: Positive | None = None
     max_restarts: Annotated[int, Field(ge=0)] = 3
+    hang_timeout_s: Annotated[float, Field(ge=5)] | None = 20.0
 
     @model_validator(mode="after")
     def _range(self) -> Self:
@@ -253,7 +290,7 @@ class Experiment(Section):
         parts["workers"] = self.cluster.workers
         for key in FETCHED:
             del parts["data"][key]
-        for key in ("checkpoint_steps", "keep_checkpoints", "init_path"):  # nor does what is kept of it, and where
+        for key in (*KEPT, "init_path"):  # nor does what is kept of it, and where
             del parts["train"][key]
         if (digest := parts["train"].pop("init_sha256")) is not None:  # the same weights by whatever name
             parts["train"]["init_from"] = digest

@@ -43,7 +43,7 @@ for _yaml in (_Loader, _Dumper):
     )
 
 
-PATHS = (("data", "path"), ("train", "init_from"))  # keys of a config that may hold a path
+PATHS = (("data", "path"), ("train", "init_from"), ("train", "checkpoints"))  # keys of a config that may hold a path
 
 
 def load_mapping(

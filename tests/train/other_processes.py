@@ -77,7 +77,7 @@ def train_stretch(experiment: Experiment, folder: Path, ranks: Ranks, leave_afte
     plain = small_feed(experiment, ranks)
     feed = WithLedger(experiment, plain.data, ranks, plain.options)
     object.__setattr__(feed, "ledger", folder / f"ledger-{ranks.rank}-of-{ranks.world_size}")
-    store = CheckpointStore(folder, keep=experiment.train.keep_checkpoints)
+    store = CheckpointStore(folder, keep_last=experiment.train.keep_last)
     fit(feed, ranks, RecordingReporter(), store, leaving=leaving)
     store.close()
 

@@ -61,7 +61,7 @@ def train(
             return super().report(report)
 
     reporter = Listening(stop_at_epoch)
-    store = CheckpointStore(folder, keep=experiment.train.keep_checkpoints)
+    store = CheckpointStore(folder, keep_last=experiment.train.keep_last)
     ranks = ranks or Ranks()
     try:
         fit(small_feed(experiment, ranks), ranks, reporter, store, known_epoch, leaving)

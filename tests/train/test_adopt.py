@@ -63,5 +63,5 @@ def test_it_waits_for_a_checkpoint_that_is_being_written_but_not_for_ever(tmp_pa
         adopt(tmp_path / "donor", tmp_path / "receiver", 20, timeout_s=0.1)
     later = threading.Timer(0.3, lambda: saved(tmp_path / "donor", state(1), Progress(20)).close())
     later.start()
-    assert adopt(tmp_path / "donor", tmp_path / "receiver", 20).parent == tmp_path / "receiver"
+    assert Path(adopt(tmp_path / "donor", tmp_path / "receiver", 20)).parent == tmp_path / "receiver"
     later.join()

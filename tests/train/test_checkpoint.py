@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
@@ -21,12 +20,12 @@ from small_runs import assert_bitwise_equal, small_state, tensors_of
 
 from vitray.errors import CheckpointError
 from vitray.models.package import load_package
-from vitray.train.checkpoint import CheckpointStore, Progress, TrainState, verify
+from vitray.train.checkpoint import CheckpointStore, Progress, Saved, TrainState, verify
 
 FILES = ["commit.json", "model.json", "model.safetensors", "optimizer.safetensors", "raw.safetensors", "state.json"]
 
 
-def save(store: CheckpointStore, step: int, *, ema: bool = False, **progress: float) -> Path:
+def save(store: CheckpointStore, step: int, *, ema: bool = False, **progress: float) -> Saved:
     """Commit a checkpoint whose tensors follow from its step."""
     state, info = small_state(step, ema=ema)
     folder = store.save(state, Progress(step, **progress), info)  # type: ignore[arg-type]
@@ -67,7 +66,7 @@ def test_every_file_is_for_those_whom_the_umask_lets_read(tmp_path: Path, mask: 
         folder = save(CheckpointStore(tmp_path), 1, ema=True)
     finally:
         os.umask(before)
-    assert {p.name: p.stat().st_mode & 0o777 for p in folder.iterdir()} == dict.fromkeys(FILES, 0o666 & ~mask)
+    assert {p.name: p.stat().st_mode & 0o777 for p in Path(folder).iterdir()} == dict.fromkeys(FILES, 0o666 & ~mask)
 
 
 def test_training_goes_on_from_a_restored_optimizer_as_from_the_saved_one(tmp_path: Path) -> None:
@@ -106,7 +105,7 @@ def test_a_checkpoint_is_a_model_package_with_the_averaged_weights(tmp_path: Pat
     assert read == info
     assert state.ema is not None
     assert_bitwise_equal(dict(model.named_parameters()), state.ema)  # type: ignore[arg-type]
-    assert sorted(p.name for p in folder.iterdir()) == FILES
+    assert sorted(p.name for p in Path(folder).iterdir()) == FILES
 
 
 def test_nothing_saved_is_a_start_from_zero(tmp_path: Path) -> None:
@@ -155,11 +154,7 @@ def test_any_damage_is_noticed_and_the_generation_before_is_taken(
     state = blank(ema=True)
     progress = CheckpointStore(folder).restore(state)
     logging.disable(logging.NOTSET)
-    if progress.step == 20:  # only where the record still says the same: another blank between its words
-        assert name == "commit.json"
-        assert json.loads(file.read_text()) == json.loads((two_generations / newest.name / name).read_text())
-    else:
-        assert progress.step == 10
+    assert progress.step == 10
     assert_bitwise_equal(tensors_of(state), as_saved(progress.step))
     shutil.rmtree(folder)
 
@@ -199,14 +194,14 @@ def test_a_folder_without_a_commit_is_ignored_and_later_swept(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [5]), (2, [4, 5]), (3, [3, 4, 5])])
 def test_the_newest_are_kept(tmp_path: Path, keep: int, left: list[int]) -> None:
-    store = CheckpointStore(tmp_path, keep=keep)
+    store = CheckpointStore(tmp_path, keep_last=keep)
     for step in range(1, 6):
         save(store, step)
     assert steps(tmp_path) == left
 
 
 def test_the_best_is_kept_beside_them(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, keep=2)
+    store = CheckpointStore(tmp_path, keep_last=2)
     for step, best_step in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
         save(store, step, best=0.5, best_step=best_step)
     assert steps(tmp_path) == [2, 4, 5]
@@ -214,7 +209,7 @@ def test_the_best_is_kept_beside_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_a_damaged_checkpoint_does_not_push_out_those_saved_after_it_was_passed_over(tmp_path: Path, keep: int) -> None:
-    store = CheckpointStore(tmp_path, keep=keep)
+    store = CheckpointStore(tmp_path, keep_last=keep)
     save(store, 10)
     (save(store, 20) / "optimizer.safetensors").unlink()
     assert store.restore(blank()).step in (0, 10)
@@ -225,12 +220,12 @@ def test_a_damaged_checkpoint_does_not_push_out_those_saved_after_it_was_passed_
 
 
 def test_the_same_step_saved_again_replaces_the_first(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, keep=1)
+    store = CheckpointStore(tmp_path, keep_last=1)
     first = save(store, 10)
     second = save(store, 10)
     assert second != first
     assert store.newest() == second
-    assert not first.exists()
+    assert not Path(first).exists()
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_with_a_reason(tmp_path: Path) -> None:
@@ -251,14 +246,20 @@ def test_a_checkpoint_with_and_one_without_averages_are_not_taken_for_each_other
         store.restore(blank(ema=not saved_with))
 
 
-def test_a_save_that_fails_is_raised_by_the_next_call(tmp_path: Path) -> None:
+def test_a_save_that_fails_is_told_and_raised_where_it_is_needed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     state, info = small_state()
-    for call in ("wait", "close"):
-        store = CheckpointStore(tmp_path / "file" / "run")
-        store.save(state, Progress(1), info)
-        with pytest.raises(OSError, match="Not a directory"):
-            getattr(store, call)()
+    told: list[str] = []
+    store = CheckpointStore(tmp_path / "file" / "run", tell=told.append)
+    store.save(state, Progress(1), info)
+    with pytest.raises(CheckpointError, match="the checkpoint of step 1 cannot be saved: Not a directory"):
+        store.wait(patience_s=0.1)
+    assert "training goes on, and it is tried again" in told[0]
+    (tmp_path / "file").unlink()
+    store.save(state, Progress(2), info)
+    store.close()
+    assert told[1:] == ["checkpoints are saved again"]
+    assert store.restore(blank()).step == 2
 
 
 @pytest.mark.slow
@@ -288,5 +289,5 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path)
     assert last >= 5
     # The next save sweeps what the killed ones left, and keeps two and the best.
     save(store, last + 1, ema=True, best=0.5, best_step=last // 5 * 5)
-    assert set(tmp_path.iterdir()) == set(store.committed())
+    assert set(tmp_path.iterdir()) == {Path(saved) for saved in store.committed()}
     assert len(store.committed()) <= 3

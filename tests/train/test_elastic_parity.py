@@ -37,7 +37,7 @@ def test_the_samples_of_a_step_do_not_depend_on_how_many_take_part(
 def test_one_rank_then_two_then_one_train_as_one_does(digits: Path, tmp_path: Path) -> None:
     experiment = small_experiment(
         digits, cluster__workers=(1, 2), train__precision="float32", model__dropout=0.0, train__mixup=0.4,
-        train__ema=0.9, train__epochs=3, train__checkpoint_steps=1, train__keep_checkpoints=100,
+        train__ema=0.9, train__epochs=3, train__checkpoint_steps=1, train__keep_last=100,
     )  # fmt: skip
     alone, changing = tmp_path / "alone", tmp_path / "changing"
     for folder in (alone, changing):

@@ -127,7 +127,7 @@ def test_a_stop_holds_at_the_epoch_and_leaves_its_checkpoint(digits: Path, tmp_p
 
 
 def test_the_best_epoch_is_remembered_and_kept(digits: Path, tmp_path: Path) -> None:
-    experiment = small_experiment(digits, train__epochs=6, train__keep_checkpoints=1, optim__lr=0.03)
+    experiment = small_experiment(digits, train__epochs=6, train__keep_last=1, optim__lr=0.03)
     reports = train(experiment, tmp_path)
     scores = [r.metrics["val/accuracy"] for r in reports]
     best = scores.index(max(scores)) + 1

@@ -77,7 +77,7 @@ def swept(folder: Path, digits: Path, name: str, train: dict[str, Any], **search
 @pytest.fixture(scope="module")
 def population(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Iterator[Done]:
     space = {"optim.lr": {"log": [1e-6, 4e-3]}, "train.label_smoothing": [0.0, 0.1]}
-    train = {"epochs": 6, "keep_checkpoints": 10}
+    train = {"epochs": 6, "keep_last": 10}
     folder = tmp_path_factory.mktemp("population")
     yield from swept(folder, digits, "population", train, space=space, scheduler="pbt", perturb_epochs=2, trials=4)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from vitray.cluster.address import check_answers, named_address
 from vitray.cluster.caching import caching
+from vitray.cluster.job_memory import note_run, run_of
 from vitray.cluster.local import connect
 from vitray.cluster.machine import Machine
 from vitray.cluster.weights import check_fit, with_weights
@@ -27,6 +28,7 @@ from vitray.files import write_whole
 from vitray.home import Home
 from vitray.masking import public
 from vitray.tracking.tracker import Tracker
+from vitray.train.checkpoint_place import check_place, has_checkpoints
 from vitray.train.compiling import check_compiler
 from vitray.train.dataset_input import as_input
 from vitray.train.memory import plan_training
@@ -126,13 +128,15 @@ def train(
 
     Args:
         prepared: the experiment; None to go on with the saved one of ``resume``.
-        resume: name of the run to go on with.
+        resume: name of the run to go on with, or the id of the job that it was.
 
     Raises:
         ConfigError: the name is taken, there is no such run, or the config is not the one it was made with.
         InterruptedRunError: Ctrl-C; says how to go on.
     """
-    begun = resume is not None and any((home.runs / resume / "checkpoints").glob("step-*/commit.json"))
+    if resume is not None:
+        resume = run_of(home, resume) or resume
+    begun = resume is not None and has_checkpoints(home.runs / resume)
     if resume is not None:
         saved = Prepared.of(saved_experiment(home, resume), resume, begun=begun)
         if prepared is not None and prepared.experiment.identity != saved.experiment.identity:
@@ -147,6 +151,7 @@ def train(
         wanted = prepared.experiment.name
         name = new_name(home, wanted or prepared.stem, exact=wanted is not None, remedy=f"go on with --resume {wanted}")
     experiment = prepared.experiment
+    check_place(experiment.train.checkpoints)
     if (target := named_address(address)) is not None:
         check_answers(target)
     else:
@@ -165,6 +170,7 @@ def train(
         key, folder = run_key(home, name), home.runs / name
         run = Run(key, name, "train", folder, experiment, data.fingerprint, dataset=as_input(data))
         run.write_config()  # not before: a run that was refused leaves nothing, and its name stays free
+        note_run(home, name)
         order = prepared.data.order(experiment.train.split, global_batch=experiment.train.global_batch)
         watcher.begin(run, f"{plan.describe()}; {caching(experiment, prepared.data)}", order.steps_per_epoch)
         group = WorkerGroup(plan, max_restarts=experiment.cluster.max_restarts)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitray.cluster.address import check_answers, named_address
 from vitray.cluster.changes import config_changes, overridden
+from vitray.cluster.job_memory import note_run, run_of
 from vitray.cluster.launch import Prepared, run_key, tracking
 from vitray.cluster.local import Cluster, connect
 from vitray.cluster.loss import told_of_loss
@@ -22,6 +23,7 @@ from vitray.errors import ConfigError, DataError, InterruptedRunError, TrackingE
 from vitray.experiment import Experiment
 from vitray.home import Home
 from vitray.tracking.tracker import Tracker
+from vitray.train.checkpoint_place import check_place
 from vitray.train.dataset_input import as_input
 from vitray.train.resources import plan_groups
 from vitray.train.run import new_name
@@ -103,6 +105,7 @@ def resume(
         ConfigError: there is no such sweep, it is done, another process runs it, or the config or the data differ.
         Otherwise as :func:`sweep`.
     """
+    name = run_of(home, name) or name  # it may be the id of a job
     saved = load_sweep(home.runs, name)
     if saved.status == "running":
         raise ConfigError("is running in another process", where=name, remedy="wait for it, or stop it with Ctrl-C")
@@ -137,6 +140,7 @@ def resume(
 def _run(prepared: Prepared, home: Home, display: Display, name: str, address: str | None, force: bool) -> SweepResult:
     start = time.perf_counter()
     _check_splits(prepared)
+    check_place(prepared.experiment.train.checkpoints)
     if (target := named_address(address)) is not None:
         check_answers(target)
     elif not is_sweep(home.runs / name):  # what begins now is refused before a cluster starts, if it is impossible
@@ -156,6 +160,7 @@ def _run(prepared: Prepared, home: Home, display: Display, name: str, address: s
         with Ledger(sweep.folder) as ledger:
             # First of all, so that whatever happens from here on can be resumed.
             sweep.run.write_config()
+            note_run(home, name)
             write_state(sweep, "running")
             sweep.run.begin(tracker)
             start -= busy_seconds(ledger.records.values(), time.time())  # what earlier drivers had

@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitray.data.uri import is_uri
 from vitray.errors import CheckpointError, ConfigError
 from vitray.experiment import Experiment
 from vitray.home import Home
 from vitray.masking import public
 from vitray.model_config import COMPUTED, ModelConfig
+from vitray.train.checkpoint_names import History
+from vitray.train.checkpoint_place import opened, place_of
 
 if TYPE_CHECKING:  # torch: two seconds that a config without pretrained weights does not spend
     from vitray.models.pretrained import LoadReport
@@ -141,6 +144,8 @@ def _find(named: str) -> tuple[str, Path]:
         version = registry.resolve(home.tracking_uri, named)
         pinned = f"models:/{version.name}/{version.version}"
         return pinned, registry.download(pinned, tracking_uri=home.tracking_uri)
+    if is_uri(named):
+        return named, registry.download(named)
     path = Path(named)
     if not path.exists():
         shown = public(named)
@@ -151,11 +156,13 @@ def _find(named: str) -> tuple[str, Path]:
     if path.is_file():
         beside = path.name == "model.safetensors" and (path.parent / "model.json").is_file()
         return named, path.parent if beside else path
-    for folder in (path, path / "checkpoints"):
-        if any(folder.glob("step-*/commit.json")):
+    for place in (str(path), place_of(path)):
+        if History.of(opened(place)).committed:
             from vitray.train.checkpoint import CheckpointStore
+            from vitray.train.fetched import fetched
 
-            best = CheckpointStore(folder).best()
+            best = CheckpointStore(place).best()
             assert best is not None, "one has just been seen"
-            return str(best), best
+            found = fetched(best, Home.find().root / "cache" / "checkpoints")
+            return str(found), found
     return named, registry.download(named)

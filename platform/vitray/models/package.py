@@ -97,7 +97,7 @@ def save_package(folder: str | os.PathLike[str], state_dict: Mapping[str, Tensor
 def write_package(folder: Path, weights: Mapping[str, Tensor], info: PackageInfo) -> None:
     """Write a package's files, contiguous tensors that are ``info.model``'s, into a folder that nobody reads yet."""
     write_weights(folder / WEIGHTS, weights)
-    (folder / INFO).write_text(_to_json(info, _sha256(folder / WEIGHTS)))
+    (folder / INFO).write_text(package_json(info, _sha256(folder / WEIGHTS)))
 
 
 def load_package(
@@ -171,7 +171,8 @@ def info_from(content: Mapping[str, Any], path: Path) -> PackageInfo:
         raise damaged(path, f"a part of it is missing or of the wrong kind ({error!r})") from error
 
 
-def _to_json(info: PackageInfo, weights_sha256: str) -> str:
+def package_json(info: PackageInfo, weights_sha256: str) -> str:
+    """The text of ``model.json`` beside weights whose file has this checksum."""
     content: dict[str, Any] = {
         "format": FORMAT,
         "model": info.model.model_dump(mode="json"),

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from vitray.data.uri import is_uri
 from vitray.errors import DataError, TrackingError, nearest
 from vitray.home import Home
 from vitray.masking import public
@@ -22,6 +23,7 @@ from vitray.tracking.aliases import HISTORY_TAG, history, move_alias, moves_up_t
 from vitray.tracking.ask_versions import ask_versions
 from vitray.tracking.card_text import without_pictures
 from vitray.tracking.mlflow_client import asking, connect, is_server, load_mlflow, sqlite_path
+from vitray.tracking.packages import fetch_uri
 from vitray.tracking.registration import register_model
 from vitray.tracking.versions import ModelVersion, read_model_tags, read_versions
 
@@ -142,7 +144,7 @@ def download(
     """The package folder (``model.safetensors`` and ``model.json``) of a model.
 
     Args:
-        model_uri: ``models:/NAME@alias``, ``models:/NAME/3``, a package folder, or an MLflow model's folder.
+        model_uri: ``models:/NAME@alias``, ``models:/NAME/3``, a package folder or its URI, or an MLflow model's folder.
         dest: copy it there (a new or an empty folder). None: the package itself where it is local; what comes from
             a server is kept under ``$VITRAY_HOME/cache``, since a version never changes.
         tracking_uri: the store to ask; the home folder's when None.
@@ -156,6 +158,8 @@ def download(
         home = Home.find()
         uri = tracking_uri or home.tracking_uri
         package = _fetch(uri, resolve(uri, model_uri), home.root / "cache" / "models")
+    elif is_uri(model_uri):
+        package = _package_in(fetch_uri(model_uri, Home.find().root / "cache" / "models"))
     else:
         package = _package_in(Path(model_uri))
     if dest is None:

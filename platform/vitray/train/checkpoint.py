@@ -1,253 +1,376 @@
 """Checkpoints that are whole or not there: files first, each with a checksum, and a commit record last.
 
-A checkpoint is a folder ``step-<step>-<nonce>`` and is also a model package (:mod:`vitray.models.package`), so that
-``vitray evaluate`` reads it as it is. Readers look at the commit record alone: without one the folder is debris of a
-writer that died, and the next save removes it. Nothing relies on renaming a folder.
+A checkpoint is a folder and also a model package (:mod:`vitray.models.package`), so that ``vitray evaluate`` reads it
+as it is. :mod:`vitray.train.checkpoint_names` says which of them count, :mod:`vitray.train.checkpoint_commit` which are
+whole. A folder without a commit record is debris of a writer that died, and the next save removes it.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import logging
 import os
-import re
 import secrets
-import shutil
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
+from vitray.data.folder import Folder
 from vitray.errors import CheckpointError
-from vitray.models import VisionTransformer
-from vitray.models.package import PackageInfo, write_package
-from vitray.models.weights_file import write_weights
+from vitray.models.package import INFO, WEIGHTS, PackageInfo, package_json
+from vitray.train import retention
+from vitray.train.checkpoint_commit import Commit, read_commit
+from vitray.train.checkpoint_files import (
+    STORAGE_ERRORS,
+    Written,
+    check_room,
+    make,
+    not_saved,
+    put,
+    remove,
+    settle,
+    shown,
+)
+from vitray.train.checkpoint_names import COMMIT, Attempt, History, Name
+from vitray.train.checkpoint_place import opened
+from vitray.train.checkpoint_read import Files, progress_in, read_files, read_progress
+from vitray.train.checkpoint_state import TrainState, load_state, tensors_of_state
+from vitray.train.checkpoint_writer import CheckpointWriter, Job
+from vitray.train.patience import StorageAwayError, patiently
+from vitray.train.progress import STATE, Progress
+from vitray.train.ranks import Ranks
+from vitray.train.snapshot import Snapshot
+
+__all__ = ["CheckpointStore", "Progress", "Saved", "TrainState", "committed_in", "verify"]
 
 log = logging.getLogger(__name__)
-COMMIT, STATE = "commit.json", "state.json"
-_FOLDER = re.compile(r"^step-(\d+)-[0-9a-f]{8}$")
-_OURS = re.compile(r"^(step-\d+-[0-9a-f]{8}|\.step-\d+-[0-9a-f]{8}\..+)$")  # also what a package was staged in
+PATIENCE_S = 600.0  # of a run that has come to its end, for room for its last checkpoint
+LEAVING_S = 20.0  # of one that has to go soon
+_SMALL = 64 * 2**10  # bytes of the files that are no tensors, for a look at what room there is
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands: ``step`` optimizer steps are done. No random state: the next step reseeds itself.
+class Saved:
+    """A committed checkpoint; a path where it is local."""
 
-    ``reports``: all that were made so far, as :meth:`vitray.train.report.Report.as_json` has them. ``so_far``: what
-    :class:`vitray.train.meter.Meter` counted of an epoch that has no report yet.
-    """
+    folder: Folder
+    at: Name
 
-    step: int = 0
-    best: float | None = None
-    best_step: int | None = None
-    reports: Sequence[Mapping[str, Any]] = ()
-    so_far: Sequence[float] | None = None
+    @property
+    def name(self) -> str:
+        return self.at.text
+
+    @property
+    def step(self) -> int:
+        return self.at.step
+
+    def __str__(self) -> str:
+        return f"{shown(self.folder)}/{self.name}"
+
+    def __fspath__(self) -> str:
+        if not self.folder.on_disk:
+            raise CheckpointError("is not on this machine", where=str(self))
+        return f"{self.folder.base}/{self.name}"
+
+    def __truediv__(self, file: str) -> Path:
+        return Path(self) / file
 
 
-@dataclass
-class TrainState:
-    """What a checkpoint carries. ``ema`` holds averaged weights by parameter name, if they are kept."""
+@dataclass(frozen=True)
+class Cost:
+    """What the newest save took: seconds of the training's, those until it was committed, and of a core's."""
 
-    model: VisionTransformer
-    optimizer: torch.optim.Optimizer
-    ema: dict[str, torch.Tensor] | None = None
+    stall_s: float
+    write_s: float
+    cpu_s: float
 
 
 class CheckpointStore:
-    """The checkpoints of one run, under ``folder``. One thread writes, so that training goes on meanwhile."""
+    """The checkpoints of one run. One thread writes, so that training goes on meanwhile.
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
-        self.folder, self._keep = folder, keep
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vitray-checkpoint")
-        self._pending: Future[None] | None = None
+    Args:
+        place: a local folder, a URI, or an opened folder.
+        keep_last, keep_best: how many stay.
+        attempt: the number that the driver has given to this attempt, above those before; None: the next one.
+        tell: says a sentence to people.
+    """
 
-    def save(self, state: TrainState, progress: Progress, info: PackageInfo) -> Path:
-        """Begin a checkpoint of ``progress.step`` from a copy of the weights, and return its folder-to-be.
+    def __init__(
+        self,
+        place: Path | str | Folder,
+        *,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        attempt: int | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.folder = opened(place)
+        self._keep_last, self._keep_best, self._tell = keep_last, keep_best, tell
+        self._number = attempt
+        self._attempt: Attempt | None = None
+        self._saves = 0
+        self._scores: dict[str, float | None] = {}
+        self._snapshot = Snapshot()
+        self._writer = CheckpointWriter(tell)
+        self._stall_s = 0.0
+        self.restored: Saved | None = None
+        """What this attempt goes on from; known to the first rank."""
 
-        The previous save is waited for first; its failure is raised here. Once it is committed, older checkpoints
-        beyond ``keep`` go (the best one stays).
+    # Going on
+
+    def begin(self, state: TrainState, ranks: Ranks | None = None) -> Progress:
+        """Begin an attempt on all ranks: load the newest checkpoint that is whole, and rule out what older attempts
+        may yet save past it.
+
+        The first rank chooses, reads and checks; the others get from it what it has read. A damaged one is passed over,
+        which is said.
+
+        Raises:
+            CheckpointError: it belongs to another model, storage does not answer, or a newer attempt has begun: on all
+                ranks.
         """
-        self.wait()
-        target = self.folder / f"step-{progress.step:09d}-{secrets.token_hex(4)}"
-        weights = _copies(state.model.state_dict())
-        average = _copies(state.ema) if state.ema is not None else None
-        optimizer = _copies(_optimizer_tensors(state.optimizer))
+        ranks = ranks or Ranks()
+        files: Files = {}
+        told: dict[str, Any] = {}
+        if ranks.first:
+            try:
+                files = self._choose()
+                told = {"files": {file: data.numel() for file, data in files.items()}}
+            except CheckpointError as error:
+                told = {"error": [error.what, error.where, error.remedy]}
+            except STORAGE_ERRORS as error:
+                told = {"error": [f"cannot be read: {error}", shown(self.folder), "check that it can be reached"]}
+        told = json.loads(ranks.tell(json.dumps(told)))
+        if "error" in told:
+            what, where, remedy = told["error"]
+            raise CheckpointError(what, where=where, remedy=remedy)
+        for file, size in told["files"].items():
+            data = files.setdefault(file, torch.empty(size if not ranks.first else 0, dtype=torch.uint8))
+            ranks.share(data)
+        if not files:
+            return Progress()
+        load_state(state, files, shown(self.folder))
+        return progress_in(files)
 
-        def write() -> None:
-            target.mkdir(parents=True)
-            # model.safetensors holds what one would use: the averaged weights where they are kept.
-            write_package(target, {**weights, **(average or {})}, info)
-            if average is not None:
-                write_weights(target / "raw.safetensors", weights)
-            write_weights(target / "optimizer.safetensors", optimizer)
-            (target / STATE).write_text(json.dumps(asdict(progress), indent=1))
-            commit(target)
-            self._prune(progress)
+    def restore(self, state: TrainState) -> Progress:
+        """Load the newest checkpoint that is whole, and begin no attempt. Errors as :meth:`begin`."""
+        found = self._newest_whole(self.history())
+        if found is None:
+            return Progress()
+        load_state(state, found[1], shown(self.folder))
+        return progress_in(found[1])
 
-        self._pending = self._writer.submit(write)
-        return target
+    def _choose(self) -> Files:
+        """Claim the attempt, so that older ones remove nothing more; then look what there is; then fence it."""
+        attempt = self._claim()
+        history = self.history()
+        self._check_newest(history)
+        found = self._newest_whole(history)
+        step = 0 if found is None else found[0].step
+        fence = attempt.fence(step)
+        patiently(lambda: self._mark(fence), self.folder)
+        patiently(lambda: self.folder.remove(attempt.claim), self.folder)
+        if found is None:
+            return {}
+        self.restored = Saved(self.folder, found[0])
+        return found[1]
 
-    def wait(self) -> None:
-        """Return when the newest save is committed; raise what it raised."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+    def _claim(self) -> Attempt:
+        patiently(lambda: make(self.folder), self.folder)
+        number = self.history().latest + 1 if self._number is None else self._number
+        self._attempt = attempt = Attempt(number, secrets.token_hex(4))
+        patiently(lambda: self._mark(attempt.claim), self.folder)
+        return attempt
+
+    def _mark(self, name: str) -> None:
+        about = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        put(self.folder, name, json.dumps(about).encode())
+        settle(self.folder, "")
+
+    def _check_newest(self, history: History) -> None:
+        assert self._attempt is not None
+        other = history.newer_than(self._attempt)
+        if other is not None:
+            raise SupersededError(
+                f"attempt {other.number} at this run has begun since attempt {self._attempt.number} did",
+                where=shown(self.folder),
+                remedy="let only one process train a run",
+            )
+
+    def _newest_whole(self, history: History) -> tuple[Name, Files] | None:
+        for name in history.committed:
+            try:
+                return name, read_files(self.folder, name)
+            except StorageAwayError:
+                raise
+            except CheckpointError as error:
+                text = f"{error}; going back to the one before"
+                log.warning("%s", text)
+                self._tell(text)
+        return None
+
+    # Saving
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save would have to wait for the one before."""
+        return self._writer.busy
+
+    @property
+    def cost(self) -> Cost | None:
+        """Of the newest save that is committed; None before the first."""
+        written = self._writer.took_s
+        return Cost(self._stall_s, written, self._writer.cpu_s) if written else None
+
+    def save(self, state: TrainState, progress: Progress, info: PackageInfo) -> Saved:
+        """Begin a checkpoint of ``progress.step`` from a copy of the weights, and return what it will be.
+
+        The one before is waited for, unless it has failed: then this takes its place. Once it is committed, others go,
+        except the newest and the best.
+
+        Raises:
+            SupersededError: a newer attempt has begun. By this call or a later one.
+        """
+        began = time.monotonic()
+        self._writer.ready()
+        attempt = self._attempt or self._unbegun()
+        self._saves += 1
+        name = Name.of(progress.step, attempt, self._saves)
+        self._snapshot.take(tensors_of_state(state), state.optimizer)
+        small = {STATE: json.dumps(progress.as_json(), indent=1).encode()}
+        self._writer.submit(
+            Job(
+                lambda: self._write(name, progress, small, info),
+                lambda error: not_saved(self.folder, progress.step, error, self._needed),
+            )
+        )
+        self._stall_s = time.monotonic() - began
+        return Saved(self.folder, name)
+
+    def wait(self, patience_s: float = PATIENCE_S) -> None:
+        """Return when the newest save is committed.
+
+        Raises:
+            CheckpointError: it cannot be, for so long.
+        """
+        self._writer.wait(patience_s)
 
     def close(self) -> None:
         """Finish what is being written and end the thread."""
+        self._writer.close()
+
+    @property
+    def _needed(self) -> int:
+        return self._snapshot.size + _SMALL
+
+    def _unbegun(self) -> Attempt:
+        """A store that goes on from nothing: it fences nobody."""
+        number = self.history().latest + 1 if self._number is None else self._number
+        self._attempt = Attempt(number, secrets.token_hex(4))
+        return self._attempt
+
+    def _write(self, name: Name, progress: Progress, small: dict[str, bytes], info: PackageInfo) -> None:
+        self._snapshot.arrived()
         try:
-            self.wait()
-        finally:
-            self._writer.shutdown()
+            make(self.folder)
+            check_room(self.folder, self._needed)
+            self._check_newest(self.history())
+            make(self.folder, name.text)
+            written: dict[str, Written] = {}
+            for file, tensors in self._snapshot.files.items():
+                written[file] = put(self.folder, f"{name.text}/{file}", tensors.view)
+            small = {**small, INFO: package_json(info, written[WEIGHTS].sha256).encode()}
+            for file, data in small.items():
+                written[file] = put(self.folder, f"{name.text}/{file}", data)
+            settle(self.folder, name.text, "")
+            put(self.folder, f"{name.text}/{COMMIT}", Commit(written, progress.score).encode())
+            settle(self.folder, name.text)
+        except STORAGE_ERRORS:
+            with contextlib.suppress(*STORAGE_ERRORS):
+                remove(self.folder, name.text, COMMIT)  # half of it takes room
+            raise
+        self._scores[name.text] = progress.score
+        with contextlib.suppress(*STORAGE_ERRORS):  # what stays goes after the next save
+            self._prune(name, progress)
 
-    def restore(self, state: TrainState) -> Progress:
-        """Load the newest checkpoint that is whole into ``state``; a damaged one is skipped with a warning.
+    def _prune(self, saved: Name, progress: Progress) -> None:
+        history = self.history()
+        self._check_newest(history)
+        stays = retention.kept(
+            history.committed, saved, progress.best_step, self._score, last=self._keep_last, best=self._keep_best
+        )
+        gone = [name for name in history.committed if name not in stays and name.attempt <= saved.attempt]
+        for name in (*gone, *retention.leftovers(history, saved)):
+            remove(self.folder, name.text, COMMIT)  # the record first, so that nobody takes a half-removed one
+            self._scores.pop(name.text, None)
+        for staged in history.staged:
+            remove(self.folder, staged)
 
-        Raises:
-            CheckpointError: a whole checkpoint belongs to another model.
-        """
-        for folder in self.committed():
+    def _score(self, name: Name) -> float | None:
+        if self._keep_best == 1:
+            return None  # the run says itself which is its best
+        if name.text not in self._scores:
             try:
-                verify(folder)
-            except CheckpointError as error:
-                log.warning("%s; going back to the one before", error)
-                continue
-            return _load(folder, state)
-        return Progress()
+                self._scores[name.text] = read_commit(self.folder, name).score
+            except CheckpointError:
+                self._scores[name.text] = None
+        return self._scores[name.text]
 
-    def committed(self) -> list[Path]:
-        """Folders with a commit record, newest first."""
-        return committed_in(self.folder)
+    # Looking
 
-    def best(self) -> Path | None:
-        """The checkpoint of the best validation score so far; the newest where nothing was validated."""
-        newest = self.newest()
-        best_step = verify(newest).best_step if newest is not None else None
-        return next((folder for folder in self.committed() if _step(folder) == best_step), newest)
+    def history(self) -> History:
+        """What lies there now."""
+        return patiently(lambda: History.of(self.folder), self.folder)
 
-    def newest(self) -> Path | None:
+    def committed(self) -> list[Saved]:
+        """Those that count, newest first."""
+        return [Saved(self.folder, name) for name in self.history().committed]
+
+    def newest(self) -> Saved | None:
         return next(iter(self.committed()), None)
 
-    def _prune(self, progress: Progress) -> None:
-        # One beyond the step just saved was passed over as damaged, and must not push out those that are whole.
-        committed = [p for p in self.committed() if _step(p) <= progress.step]
-        kept = {p for p in committed if _step(p) == progress.best_step} | set(committed[: self._keep])
-        for folder in self.folder.iterdir():
-            if folder not in kept and _OURS.match(folder.name):
-                (folder / COMMIT).unlink(missing_ok=True)  # first, so that no reader takes a half-removed folder
-                shutil.rmtree(folder, ignore_errors=True)
+    def best(self) -> Saved | None:
+        """The checkpoint of the best validation score so far; the newest where nothing was validated."""
+        committed = self.committed()
+        if not committed:
+            return None
+        best_step = read_progress(self.folder, committed[0].at).best_step
+        return next((saved for saved in committed if saved.step == best_step), committed[0])
 
 
-def committed_in(folder: Path) -> list[Path]:
+class SupersededError(CheckpointError):
+    """Another attempt at the same run has begun: this one must not go on."""
+
+
+def latest_attempt(place: Path | str | Folder) -> int:
+    """The greatest number that an attempt at a run has had; 0 before the first. What a driver gives out is above it.
+
+    Raises:
+        CheckpointError: storage does not answer.
+    """
+    return CheckpointStore(place).history().latest
+
+
+def committed_in(place: Path | str | Folder) -> list[Saved]:
     """Committed checkpoints of a run that perhaps goes on, newest first."""
-    found = [p for p in folder.glob("step-*") if _FOLDER.match(p.name) and (p / COMMIT).is_file()]
-    return sorted(found, key=lambda p: (_step(p), (p / COMMIT).stat().st_mtime_ns), reverse=True)
+    return CheckpointStore(place).committed()
 
 
-def verify(folder: Path) -> Progress:
+def verify(saved: Saved | Path) -> Progress:
     """Check every file against the commit record before a weight is loaded.
 
     Raises:
         CheckpointError: names the file that is missing or whose bytes are not those that were written.
     """
-    try:
-        record = json.loads((folder / COMMIT).read_text())
-        files = record["files"]
-        intact = record["sha256"] == _digest_of(files)
-    except (OSError, ValueError, KeyError, TypeError):
-        intact, files = False, {}
-    if not intact:
-        raise CheckpointError("the commit record is missing or damaged", where=str(folder))
-    for name, expected in files.items():
-        try:
-            actual = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        except OSError:
-            raise CheckpointError("is missing", where=str(folder / name)) from None
-        if actual != expected:
-            raise CheckpointError("is damaged: its bytes are not those that were written", where=str(folder / name))
-    return _progress(folder)
-
-
-def _load(folder: Path, state: TrainState) -> Progress:
-    weights = load_file(folder / "model.safetensors")
-    if (folder / "raw.safetensors").is_file() != (state.ema is not None):
-        raise CheckpointError(
-            "was made " + ("without" if state.ema is not None else "with") + " averaged weights (train.ema)",
-            where=str(folder),
-            remedy="resume with the config it was made with, or give the run another name",
-        )
-    raw = load_file(folder / "raw.safetensors") if state.ema is not None else weights
-    try:
-        state.model.load_state_dict(raw)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"belongs to another model: {str(error).splitlines()[-1].strip()}",
-            where=str(folder),
-            remedy="resume with the config it was made with, or give the run another name",
-        ) from None
-    if state.ema is not None:
-        for name, average in state.ema.items():
-            average.copy_(weights[name])
-    _restore_optimizer(state.optimizer, load_file(folder / "optimizer.safetensors"))
-    return _progress(folder)
-
-
-def _progress(folder: Path) -> Progress:
-    state = json.loads((folder / STATE).read_text())
-    return Progress(**{**state, "reports": tuple(state["reports"])})
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{index}.{name}": tensor
-        for index, slots in optimizer.state_dict()["state"].items()
-        for name, tensor in slots.items()
-    }
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    slots: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        slots.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-
-
-def commit(folder: Path) -> None:
-    """Make every file durable, then say so."""
-    files = {}
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as file:
-            files[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-    temporary = folder / (COMMIT + ".tmp")
-    with temporary.open("w") as file:
-        json.dump({"files": files, "sha256": _digest_of(files)}, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / COMMIT)
-    for directory in (folder, folder.parent):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _digest_of(files: object) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-
-
-def _step(folder: Path) -> int:
-    match = _FOLDER.match(folder.name)
-    assert match is not None
-    return int(match.group(1))
+    if isinstance(saved, Path):
+        name = Name.read(saved.name)
+        if name is None:
+            raise CheckpointError("is no checkpoint", where=str(saved))
+        saved = Saved(Folder.local(saved.parent), name)
+    return progress_in(read_files(saved.folder, saved.at))

@@ -12,14 +12,20 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+_PIECE = 64 * 2**20  # bytes
+
 
 @dataclass(frozen=True)
 class Ranks:
-    """Rank ``rank`` of ``world_size``, working on ``device``. With one rank no process group is needed."""
+    """Rank ``rank`` of ``world_size``, working on ``device``. With one rank no process group is needed.
+
+    ``nodes``: that the ranks are on, as far as is known.
+    """
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    nodes: int = 1
 
     @property
     def first(self) -> bool:
@@ -56,6 +62,36 @@ class Ranks:
         flag = torch.tensor([int(decision)], device=self.device)
         dist.broadcast(flag, src=0)
         return bool(flag.item())
+
+    def tell(self, text: str) -> str:
+        """The first rank's text, on every rank; what the others give is of no account."""
+        if self.world_size == 1:
+            return text
+        data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        length = torch.tensor([data.numel()], device=self.device)
+        dist.broadcast(length, src=0)
+        if not self.first:
+            data = torch.empty(int(length.item()), dtype=torch.uint8)
+        self.share(data)
+        return data.numpy().tobytes().decode()
+
+    def tell_numbers(self, *numbers: int) -> list[int]:
+        """The first rank's numbers, on every rank; what the others give is of no account, save how many there are."""
+        if self.world_size == 1:
+            return list(numbers)
+        told = torch.tensor(numbers, device=self.device)
+        dist.broadcast(told, src=0)
+        return [int(number) for number in told.tolist()]
+
+    def share(self, data: torch.Tensor) -> None:
+        """Fill ``data``, on the CPU, with the first rank's on every rank, in pieces that a GPU has room for."""
+        if self.world_size == 1:
+            return
+        for piece in data.split(_PIECE):
+            sent = piece.to(self.device)
+            dist.broadcast(sent, src=0)
+            if sent is not piece:
+                piece.copy_(sent)
 
     @property
     def collectives(self) -> int:

@@ -46,6 +46,9 @@ class Reporter(Protocol):
     def report(self, report: Report) -> bool:
         """Hand over a report and wait for the decision: True to go on, False to stop here."""
 
+    def note(self, text: str) -> None:
+        """A sentence for people; from any thread, never waits."""
+
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Something to show now; may be dropped, never waits."""
 
@@ -55,6 +58,7 @@ class RecordingReporter:
 
     def __init__(self, stop_at_epoch: int | None = None) -> None:
         self.reports: list[Report] = []
+        self.notes: list[str] = []
         self._stop_at_epoch = stop_at_epoch
 
     def begin(self, step: int, world_size: int) -> None:
@@ -63,6 +67,9 @@ class RecordingReporter:
     def report(self, report: Report) -> bool:
         self.reports.append(report)
         return report.epoch != self._stop_at_epoch
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         return None

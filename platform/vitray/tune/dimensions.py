@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vitray.errors import ConfigError
-from vitray.experiment import FETCHED
+from vitray.experiment import FETCHED, KEPT
 from vitray.tune.keys import check_key, coerced
 
 _MOST_VALUES = 20_000
@@ -27,7 +27,7 @@ _DECIDED = {
     "model.in_chans": "the data decide it",
     "model.num_classes": "the data decide it",
     **dict.fromkeys(
-        (*(f"data.{key}" for key in FETCHED), "train.checkpoint_steps", "train.keep_checkpoints"),
+        (*(f"data.{key}" for key in FETCHED), *(f"train.{key}" for key in KEPT)),
         "it changes no result; set it for all trials",
     ),
     "train.split": "trials are compared on the val split",

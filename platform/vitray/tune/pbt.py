@@ -17,6 +17,7 @@ from vitray.data.rng import key
 from vitray.errors import VitrayError
 from vitray.search_config import SearchConfig
 from vitray.train.adopt import adopt
+from vitray.train.checkpoint_place import place_of
 from vitray.tune.compared import Compared
 from vitray.tune.explore import explore
 from vitray.tune.keys import Point
@@ -78,7 +79,7 @@ class Population(Compared):
 
     def _adopt(self, donor: TrialRecord, receiver: TrialRecord, epoch: int) -> bool:
         root = self._conductor.sweep.folder
-        source, target = (trial_folder(root, record) / "checkpoints" for record in (donor, receiver))
+        source, target = (place_of(trial_folder(root, record)) for record in (donor, receiver))
         try:
             adopt(source, target, step=next(int(r["step"]) for r in donor.reports if r["epoch"] == epoch))
         except (VitrayError, OSError) as error:

@@ -26,6 +26,8 @@ from vitray.tracking.card_text import filled, without_pictures
 from vitray.tracking.registry import CARD, list_models, register_model
 from vitray.tracking.tracker import Tracker
 from vitray.train.checkpoint import CheckpointStore
+from vitray.train.checkpoint_place import place_of
+from vitray.train.fetched import fetched
 from vitray.train.run import Run
 from vitray.tune.choose import Standing, choose
 from vitray.tune.promote_champion import CHALLENGER, CHAMPION, ChampionComparison, compare_with
@@ -162,13 +164,13 @@ def promote(
 def _run_and_package(sweep: Sweep, best: TrialRecord, final: TrialRecord | None) -> tuple[Run, Path]:
     if final is not None:
         run = sweep.run_of(final)
-        package = CheckpointStore(run.folder / "checkpoints").newest()
+        saved = CheckpointStore(place_of(run.folder)).newest()
     else:
         run = sweep.unchanged(best)
-        package = CheckpointStore(trial_folder(sweep.folder, best) / "checkpoints").best()
-    if package is None:
+        saved = CheckpointStore(place_of(trial_folder(sweep.folder, best))).best()
+    if saved is None:
         raise TrainingError("left no checkpoint", where=str(run.folder), remedy="look at its error file, run it again")
-    return run, package
+    return run, fetched(saved, run.folder / "weights")
 
 
 def _score_once(folder: Path, package: Path, data: ShardedImages) -> Score:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from vitray.errors import OutOfMemoryError
+from vitray.errors import OutOfMemoryError, VitrayError
 from vitray.experiment import Experiment
-from vitray.train.checkpoint import COMMIT
+from vitray.train.adopt import await_step
+from vitray.train.checkpoint_place import opened, place_of
 from vitray.train.messages import Ended
 from vitray.train.report import Report
 from vitray.train.resources import GroupPlan
@@ -103,11 +105,9 @@ class WarmTrial(tune.Trainable):
         self._undecided, self._running = False, True
 
     def _await_commit(self, report: Report) -> None:
-        if report.checkpoint is None:
-            return
-        deadline = time.monotonic() + _COMMIT_S
-        while not (Path(report.checkpoint) / COMMIT).is_file() and time.monotonic() < deadline:
-            time.sleep(0.005)
+        if report.checkpoint is not None:
+            with contextlib.suppress(VitrayError):  # the ranks say what keeps them from it
+                await_step(opened(place_of(self._folder)), report.step, _COMMIT_S)
 
     def _leave(self) -> None:
         """End what runs: at the report that was last, so that a stopped trial wastes no step.
