@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,14 @@ class Delivery:
     The state (file offset, MLflow id, highest step of each metric) is saved after every batch. A kill between a batch
     and its state costs a replay, which MLflow ignores: same key, step, timestamp and value. Without any state the run
     is found by its tag, and the steps it already has are asked of the server.
+
+    ``on_lost``: is told when the server does not know the run any more, and sees to it that it gets there again;
+    without one it is sent anew at once.
     """
 
     def __init__(self, run: str, spool: Spool, server: Server) -> None:
         self.run, self.spool, self._server = run, spool, server
+        self.on_lost: Callable[[Delivery], None] | None = None
         self._warned_refused = False
         self._store = public(server.tracking_uri)
         state = spool.load_state()
@@ -68,13 +73,20 @@ class Delivery:
             self._deliver()
         except RunGoneError:
             logger.warning("MLflow at %s lost run %r; sending it anew", public(self._server.tracking_uri), self.run)
-            self._server.forget()
-            self._load({})
-            self._save()
+            self.forget()
+            if self.on_lost is not None:
+                self.on_lost(self)
+                return
             try:
                 self._deliver()
             except RunGoneError as error:
                 raise UnavailableError(f"the run vanished while it was being sent: {error}") from error
+
+    def forget(self) -> None:
+        """Nothing that was sent is believed to be there."""
+        self._server.forget()
+        self._load({})
+        self._save()
 
     def _deliver(self) -> None:
         while self.pending:

@@ -139,6 +139,18 @@ class Server:
         self._runs[run] = found[0].info.run_id
         return found[0]
 
+    def was_deleted(self, run: str, experiment: str) -> bool:
+        """Whether there are runs with this key, and all of them were deleted by a person."""
+        from mlflow.entities import ViewType
+
+        question, where = f"tags.`{RUN_TAG}` = '{run}'", [self.experiment_id(experiment)]
+        found = self._ask(
+            lambda client: client.search_runs(
+                where, filter_string=question, run_view_type=ViewType.ALL, max_results=100
+            )
+        )
+        return bool(found) and all(one.info.lifecycle_stage == "deleted" for one in found)
+
     def _delete_run(self, run_id: str) -> None:
         self._ask(lambda client: client.delete_run(run_id))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vitray.errors import TrackingError
 from vitray.masking import masked, public
+from vitray.tracking.again import LostFamilies, family, send_again
 from vitray.tracking.delivery import Delivery, finish, take_over
 from vitray.tracking.finished import forget_oldest
 from vitray.tracking.mlflow_client import brief
@@ -36,6 +37,7 @@ class Uploader:
         self._passed = threading.Condition()
         self._passes = self._failures = 0
         self._adopted = False
+        self._lost = LostFamilies(spool_dir)
 
     @contextlib.contextmanager
     def using(self, run: str) -> Iterator[Spool]:
@@ -49,6 +51,7 @@ class Uploader:
             delivery = self._deliveries.get(run)
             if delivery is None:
                 delivery = Delivery(run, Spool(folder_of(self.spool_dir, run)), self._server)
+                delivery.on_lost = self._is_lost
                 self._deliveries[run] = delivery
             self._own.add(run)
             self._in_use[run] = self._in_use.get(run, 0) + 1
@@ -73,7 +76,7 @@ class Uploader:
         deadline = time.monotonic() + timeout_s
         self.wake()
         with self._passed:
-            while any(delivery.pending for delivery in self._snapshot()):
+            while self._lost.names or any(delivery.pending for delivery in self._snapshot()):
                 left = deadline - time.monotonic()
                 if self._stop.is_set() or left <= 0:
                     return False
@@ -138,11 +141,29 @@ class Uploader:
         for delivery in self._snapshot():
             if delivery.pending:
                 delivery.deliver()
+        for name in sorted(self._lost.names):
+            self._bring_back(name)
         if not self._adopted:
             for folder in leftovers(self.spool_dir):
                 if not self._stop.is_set() and (adopted := self._adopt(folder)):
                     adopted.deliver()
             self._adopted = True
+
+    def _is_lost(self, delivery: Delivery) -> None:
+        self._lost.add(family(delivery.run))
+
+    def _bring_back(self, name: str) -> None:
+        """Send again what the server was ever sent of a family: those that go on, with what was compacted of them
+        when they were interrupted, and those that are over. A parent comes before its children, which name it."""
+        going_on = [delivery for delivery in self._snapshot() if family(delivery.run) == name]
+        for delivery in going_on:
+            delivery.forget()
+        for delivery in going_on:
+            send_again(self.spool_dir, name, self._server, only=delivery.run)
+            delivery.deliver()
+        over = send_again(self.spool_dir, name, self._server, but={delivery.run for delivery in going_on})
+        self._lost.done(name)
+        logger.warning("%d runs of %r that MLflow had lost are there again", len(going_on) + over, name)
 
     def _adopt(self, folder: Path) -> Delivery | None:
         """Take over what an earlier process left behind for this store. A living process keeps its spools locked; those
@@ -155,6 +176,7 @@ class Uploader:
                 return None
             delivery = take_over(folder, self._server)
             if delivery is not None:
+                delivery.on_lost = self._is_lost
                 self._deliveries[delivery.run] = delivery
             return delivery
         return None

@@ -1,0 +1,93 @@
+"""A server that lost a run has lost others: all that was ever sent of the same family is sent again, parents first.
+
+What it still has stays as it is: a run is found by its key, and steps that are there are not sent twice. The families
+to bring back are written down until that is done, so that neither an outage nor a kill in the midst of it loses one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+
+from vitray.files import write_whole
+from vitray.tracking.delivery import Delivery, is_for
+from vitray.tracking.finished import compacted, first_record
+from vitray.tracking.server import Server
+from vitray.tracking.spool import Spool
+
+_FILE = "lost.json"
+_AGAIN = ".again"  # the folder that a compacted spool is laid out in
+
+
+def family(run: str) -> str:
+    """What the key of a sweep and those of its trials begin with; any other run is a family of its own."""
+    return run.partition("/")[0]
+
+
+class LostFamilies:
+    """Which families a spool folder's server has lost runs of, also for the process after this one."""
+
+    def __init__(self, spool_dir: Path) -> None:
+        self._file = spool_dir / _FILE
+        self.names: set[str] = set()
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            self.names = set(json.loads(self._file.read_text()))
+
+    def add(self, name: str) -> None:
+        self.names.add(name)
+        self._write()
+
+    def done(self, name: str) -> None:
+        self.names.discard(name)
+        self._write()
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk: then only this process knows
+            if self.names:
+                write_whole(self._file, json.dumps(sorted(self.names)))
+            else:
+                self._file.unlink(missing_ok=True)
+
+
+def send_again(
+    spool_dir: Path, name: str, server: Server, *, only: str | None = None, but: Collection[str] = ()
+) -> int:
+    """Send what compacted spools hold of a family, or ``only`` of one run, or of all ``but`` some. Returns how many.
+
+    Raises:
+        UnavailableError: the server does not answer.
+    """
+    found = []
+    for file in compacted(spool_dir):
+        first = first_record(file)
+        run = str(first.get("run", ""))
+        wanted = family(run) == name and only in (None, run) and run not in but
+        if wanted and is_for(first.get("store"), server.tracking_uri):
+            found.append((first.get("timestamp_ms", 0), first.get("parent") is not None, file, run, first))
+    sent = 0
+    for _, _, file, run, first in sorted(found, key=lambda one: one[:3]):
+        if not server.was_deleted(run, str(first["experiment"])):  # by a person, who does not want it back
+            sent += _send(spool_dir / f"{file.name.removesuffix('.jsonl.gz')}{_AGAIN}", file, run, server)
+    return sent
+
+
+def _send(folder: Path, file: Path, run: str, server: Server) -> bool:
+    """The compacted file stays: it is what there is to send from, should this one be lost as well."""
+    try:
+        lines = gzip.decompress(file.read_bytes())
+    except (OSError, EOFError, zlib.error):
+        return False  # damaged
+    spool = Spool(folder, wait_s=0.0)
+    if not spool.size:
+        spool.refill(lines)
+    spool.close()
+    spool = Spool(folder, wait_s=0.0)
+    try:
+        Delivery(run, spool, server).deliver()
+    finally:
+        spool.remove()
+    return True

@@ -1,0 +1,108 @@
+"""A server that comes back with less than it had gets all of a sweep again, by itself, and nothing twice."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow_view import View, look
+
+from vitray.tracking import MlflowTracker
+from vitray.tracking.again import LostFamilies
+from vitray.tracking.mlflow_client import connect
+
+pytestmark = pytest.mark.slow
+Trackers = Callable[..., MlflowTracker]
+
+
+def start(tracker: MlflowTracker, run: str, parent: str | None = "s") -> None:
+    tracker.start_run(run, name=run, experiment="digits", params={"depth": 4}, tags={"a": "b"}, parent=parent)
+
+
+def log(tracker: MlflowTracker, run: str, steps: range) -> None:
+    for step in steps:
+        tracker.log_metrics(run, {"loss": 1 / step}, step=step)
+
+
+def lose(home: Path, runs: Sequence[str]) -> None:
+    """The store as it would be in a backup of before these runs."""
+    with sqlite3.connect(home / "mlflow.db") as store:
+        for run in runs:
+            for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
+                store.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (run,))
+    store.close()
+
+
+def ids(uri: str) -> dict[str, str]:
+    return {run: view.run_id for run, [view] in look(uri).items()}
+
+
+@pytest.fixture
+def swept(home: Path, new_tracker: Trackers) -> MlflowTracker:
+    """A sweep that goes on: a trial is over, one was interrupted and has been resumed, one is not wanted by anybody."""
+    tracker = new_tracker()
+    start(tracker, "s", None)
+    for run in ("s/over", "s/unwanted"):
+        start(tracker, run)
+        log(tracker, run, range(1, 4))
+        tracker.end_run(run, "FINISHED")
+    start(tracker, "s/resumed")
+    log(tracker, "s/resumed", range(1, 4))
+    tracker.end_run("s/resumed", "KILLED")
+    assert tracker.flush(30)
+    start(tracker, "s/resumed")
+    log(tracker, "s/resumed", range(4, 6))
+    assert tracker.flush(30)
+    return tracker
+
+
+def test_all_of_a_sweep_is_sent_again_when_one_run_of_it_is_lost(
+    home: Path, uri: str, swept: MlflowTracker, caplog: Any
+) -> None:
+    connect(uri).delete_run(ids(uri)["s/unwanted"])
+    lose(home, [run_id for run, run_id in ids(uri).items() if run != "s/unwanted"])
+    assert look(uri) == {}
+
+    log(swept, "s/resumed", range(6, 7))
+    assert swept.flush(60)
+    assert "s/over" in look(uri)
+    swept.end_run("s/resumed", "FINISHED")
+    swept.end_run("s", "FINISHED")
+    assert swept.flush(60)
+    swept.close()
+
+    views: dict[str, list[View]] = look(uri)
+    assert {run: len(found) for run, found in views.items()} == {"s": 1, "s/over": 1, "s/resumed": 1}
+    assert views["s/over"][0].points == [("loss", step, 1 / step) for step in (1, 2, 3)]
+    assert views["s/resumed"][0].points == [("loss", step, 1 / step) for step in range(1, 7)]
+    assert {found[0].status for found in views.values()} == {"FINISHED"}
+    for run in ("s/over", "s/resumed"):
+        assert views[run][0].params == {"depth": "4"}
+        assert views[run][0].tags["mlflow.parentRunId"] == views["s"][0].run_id
+    assert "had lost are there again" in caplog.text
+    assert [path.name for path in (home / "spool").iterdir()] == ["finished"]
+
+
+def test_what_is_to_be_brought_back_outlives_the_process(
+    home: Path, uri: str, swept: MlflowTracker, new_tracker: Trackers
+) -> None:
+    swept.close()
+    lose(home, list(ids(uri).values()))
+    LostFamilies(home / "spool").add("s")  # the last that the process before could do
+    tracker = new_tracker()
+    start(tracker, "another", None)
+    assert tracker.flush(30)
+    wait(lambda: "s/over" in look(uri))
+    assert look(uri)["s/over"][0].points == [("loss", step, 1 / step) for step in (1, 2, 3)]
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    for _ in range(300):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it does not happen")
