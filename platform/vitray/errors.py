@@ -103,6 +103,12 @@ class LostWorkersError(TrainingError):
     failure = "lost"
 
 
+class HangingError(LostWorkersError):
+    """Ranks stood still, or were not heard of, for longer than ``cluster.hang_timeout_s``."""
+
+    failure = "hanging"
+
+
 class CodeError(TrainingError):
     """Something raised what nobody expected. The same again would end the same."""
 

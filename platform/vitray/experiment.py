@@ -138,9 +138,9 @@ class ClusterConfig(Section):
     else: neither the images of a step nor the learning rate. ``train.accumulate`` is then that of ``max`` ranks; fewer
     ranks take as many more micro-batches as keep these no larger.
 
-    ``hang_timeout_s``: ranks that stand still in a step, or say nothing, for so long (and for ten times as long as steps
-    usually take) hang, and are replaced. A process's first step may take thirty times as long, an evaluation's batch
-    too; data and storage may take for ever. None: never.
+    ``hang_timeout_s``: ranks that stand still in a step for so long (and for ten times as long as steps usually take),
+    or say nothing, hang and are replaced. A process's first step may take thirty times as long, and so may a batch of an
+    evaluation; data and storage may take for ever. None: never.
     """
 
     workers: Positive | tuple[Positive, Positive] = 1

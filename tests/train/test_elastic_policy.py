@@ -24,12 +24,12 @@ class World:
         self.nodes = {name: Node(name, f"10.0.0.{name}", 1, {"CPU": 2.0}) for name in "12"}
         self.there = "1"
         self.held: dict[str, dict[str, float]] = {}
-        self.left = False
+        self.left = self.hangs = False
         self.notes: list[str] = []
         monkeypatch.setattr(elastic, "nodes_now", lambda: [self.nodes[name] for name in self.there])
         monkeypatch.setattr(elastic, "without_silent", lambda nodes: nodes)
         monkeypatch.setattr(elastic, "reserved_by_others", lambda own: self.held)
-        monkeypatch.setattr(elastic, "placement_group", self._hold)
+        monkeypatch.setattr(elastic, "named_place", self._hold)
         monkeypatch.setattr(elastic, "remove_placement_group", lambda place: self.held.clear())
         monkeypatch.setattr(elastic.ray, "get", lambda said: said)
         monkeypatch.setattr(elastic.ray.util, "placement_group_table", lambda place: {"state": "CREATED"})
@@ -39,7 +39,7 @@ class World:
         monkeypatch.setattr(elastic, "_WAIT_S", 0.0)
         monkeypatch.setattr(GroupPolicy, "_maybe_send_resource_request", lambda self: None)
 
-    def _hold(self, bundles: list[dict[str, float]], **_: Any) -> str:
+    def _hold(self, mailbox: str, bundles: list[dict[str, float]], **_: Any) -> str:
         self.held["2"] = {"CPU": sum(bundle["CPU"] for bundle in bundles)}
         return "place"
 
@@ -49,7 +49,8 @@ class World:
             self.notes.append(text)
             return True
 
-        return SimpleNamespace(note=SimpleNamespace(remote=note), vacate=SimpleNamespace(remote=lambda: self.left))
+        answers = {"note": note, "vacate": lambda: self.left, "hangs": lambda: self.hangs}
+        return SimpleNamespace(**{name: SimpleNamespace(remote=answer) for name, answer in answers.items()})
 
     def running(self, node: str, ranks: int) -> Any:
         worker = SimpleNamespace(metadata=SimpleNamespace(node_id=node))
@@ -67,7 +68,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 @pytest.fixture
 def policy(world: World) -> GroupPolicy:
     plan = plan_groups(ClusterConfig(workers=(1, 4), use_gpu=False), cpus=4, gpus=0, node_cpus=2)
-    return GroupPolicy(ScalingConfig(num_workers=(1, 4)), plan, world.mailbox)
+    return GroupPolicy(ScalingConfig(num_workers=(1, 4)), plan, world.mailbox, "m")
 
 
 def grown_until_vacating(policy: GroupPolicy, world: World) -> None:
@@ -104,3 +105,15 @@ def test_with_too_little_room_it_waits_and_says_so(policy: GroupPolicy, world: W
     (said,) = world.notes
     assert said.startswith("waiting for nodes: 1 rank needs")
     assert said.endswith("there is room for 0")
+
+
+def test_ranks_that_hang_are_replaced_also_while_they_were_asked_to_leave(policy: GroupPolicy, world: World) -> None:
+    """Whoever hangs does not leave."""
+    grown_until_vacating(policy, world)
+    world.hangs = True
+    decision = policy.make_decision_for_running_worker_group(world.running("1", 2), None)  # type: ignore[arg-type]
+    assert isinstance(decision, ResizeDecision)
+    assert decision.num_workers == 4
+    assert not world.held
+    world.hangs = False
+    assert isinstance(policy.make_decision_for_running_worker_group(world.running("1", 4), None), NoopDecision)  # type: ignore[arg-type]

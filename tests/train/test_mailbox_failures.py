@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from mailboxes import ALONE, EXPERIMENT, LOST, eventually, job_of, report, submitted, waiting
 
-from vitray.errors import CodeError, OutOfMemoryError, TrainingError
-from vitray.train.messages import Ended, RankEnd
+from vitray.errors import CodeError, HangingError, OutOfMemoryError, TrainingError
+from vitray.train.mailbox import Mailbox
+from vitray.train.messages import Ended, Heard, Note, RankEnd
 from vitray.train.report import Report
 
 
@@ -98,3 +100,58 @@ async def test_ranks_that_died_for_want_of_memory_are_not_sent_into_the_same_aga
     reason = OutOfMemoryError("its node ran out of memory")
     assert await box.workers_lost(reason) is True
     assert await box.next(0.01) == Ended(reason)
+
+
+class Hanging:
+    """A watch that says so."""
+
+    def __init__(self, *said: str | None) -> None:
+        self._said = list(said)
+
+    def begin(self, ranks: int) -> None: ...
+
+    def look(self, now: float, limit_s: float, at_work: Any) -> str | None:
+        return self._said.pop(0)
+
+
+@eventually
+async def test_ranks_that_hang_are_replaced_and_people_hear_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitray.train.mailbox.Watch", lambda: Hanging(None, "rank 1 hangs", "rank 1 hangs"))
+    box, _ = await submitted(max_restarts=1)
+    await job_of(box)
+    assert await box.hangs() is False
+    assert await box.hangs() is True
+    assert await box.next(0.01) == Note("rank 1 hangs: the ranks are replaced")
+    assert await box.take(1, 0, 0.01) == "wait"  # not the old ones
+    await box.starting()
+    assert (await job_of(box)).attempt == 2
+    assert await box.hangs() is True
+    assert isinstance(await box.next(0.01), Note)
+    ended = await box.next(0.01)  # that was once too often
+    assert isinstance(ended, Ended)
+    assert isinstance(ended.error, HangingError)
+
+
+@eventually
+async def test_a_mailbox_that_takes_over_passes_on_only_what_its_driver_has_not_heard() -> None:
+    box = Mailbox(max_restarts=3)
+    number = await box.submit(EXPERIMENT, "/run", None, 2, Heard(step=20, decided=10, losses=1, attempt=2))
+    assert (await job_of(box)).attempt == 2
+    assert await box.report(number, report(10)) is True  # it has been decided
+    again = await waiting(box.report(number, report(20)))  # it has been heard, but not answered
+    assert await box.next(0.01) is None
+    await box.decide(True)
+    assert await again is True
+    asked = await waiting(box.report(number, report(30)))
+    assert isinstance(await box.next(0.01), Report)
+    await box.decide(False)
+    assert await asked is False
+
+
+@eventually
+async def test_a_mailbox_that_takes_over_knows_of_a_stop_and_of_the_losses() -> None:
+    box = Mailbox(max_restarts=1)
+    number = await box.submit(EXPERIMENT, "/run", None, None, Heard(step=20, decided=20, stopped=True, losses=1))
+    assert await box.report(number, report(20)) is False
+    assert await box.workers_lost(LOST) is False
+    assert await box.next(0.01) == Ended(LOST)

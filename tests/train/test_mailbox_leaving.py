@@ -97,7 +97,7 @@ async def test_ranks_that_make_room_leave_their_job_to_others() -> None:
     assert await box.take(0, number, 0.01) == "wait"  # not for those that are there
     assert await box.take(0, 0, 0.01) == "wait"
     await box.starting()
-    await box.started("node 10.0.0.3 joined")
+    await box.started("node 10.0.0.3 joined", 1)
     for rank in (0, 1):
         job = await job_of(box, rank)
         assert (job.number, job.attempt) == (number, 2)

@@ -17,6 +17,7 @@ _MAY_CHANGE = (
     "search.finalists",
     "search.seeds",
     "cluster.max_restarts",
+    "cluster.hang_timeout_s",
 )
 
 

@@ -25,9 +25,10 @@ from ray.train.v2._internal.execution.scaling_policy import (
 )
 from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus, WorkerGroupState
 from ray.train.v2.api.config import ScalingConfig
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from vitray.train.nodes import Node, nodes_now, ranks_that_fit, reserved_by_others, without_silent
+from vitray.train.places import name_places, named_place
 from vitray.train.resources import GroupPlan
 
 _LOOK_S = 1.0  # between looks at the cluster
@@ -40,14 +41,13 @@ _WAIT_S, _SAY_EVERY_S = 0.5, 30.0  # between looks while too few ranks fit, and 
 class GroupPolicy(ScalingPolicy):
     """Ray Train asks it, before ranks are started and after every look at those that run."""
 
-    def __init__(self, scaling_config: ScalingConfig, plan: GroupPlan, mailbox: Any) -> None:
+    def __init__(self, scaling_config: ScalingConfig, plan: GroupPlan, mailbox: Any, mailbox_name: str) -> None:
         super().__init__(scaling_config)
-        self._plan, self._mailbox = plan, mailbox
+        self._plan, self._mailbox, self._mailbox_name = plan, mailbox, mailbox_name
         self._young_s, self._settle_s = _YOUNG_S, _SETTLE_S  # of the process that asks for the group
         self._started_once = False
         self._attempt: int | None = None  # ranks that were to start, and have not yet
         self._avoid: list[str] = []  # nodes that are going, or do not answer
-        self._own: str | None = None  # the placement group of the ranks that are there, or were
         self._looked = self._waits_since = self._said = 0.0
         self._vacating = False
         self._room: tuple[int, float] = (0, 0.0)  # ranks that would fit, and since when
@@ -65,7 +65,7 @@ class GroupPolicy(ScalingPolicy):
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         self._maybe_send_resource_request()
-        self._let_go()  # what was held for more ranks would count as somebody else's
+        self._let_go()
         self._vacating = False
         if not self._started_once and self._attempt is None and not self._plan.elastic:
             return self._start(self._plan.most)
@@ -87,13 +87,16 @@ class GroupPolicy(ScalingPolicy):
     ) -> ScalingDecision:
         self._maybe_send_resource_request()
         self._started_once, self._attempt, self._waits_since = True, None, 0.0
-        self._own = str(worker_group_state.placement_group_handle.placement_group.id.hex())
         now = time.monotonic()
+        due = now - self._looked >= _LOOK_S
+        if due:
+            self._looked = now
+            if ray.get(self._mailbox.hangs.remote()):
+                return self._replace()
         if self._vacating:
             return self._when_vacated()
-        if now - self._looked < _LOOK_S:
+        if not due:
             return NoopDecision()
-        self._looked = now
         nodes = nodes_now()
         going = {node.id for node in nodes if node.going}
         if any(worker.metadata.node_id in going for worker in worker_group_state.workers):
@@ -119,6 +122,13 @@ class GroupPolicy(ScalingPolicy):
         # Also where too few fit: the ranks that are there go, and these wait for their place.
         return self._start(max(fitting, self._plan.ranks), nodes)
 
+    def _replace(self) -> ScalingDecision:
+        """Others in place of the ranks that hang; these are killed."""
+        self._let_go()
+        self._vacating = False
+        nodes = without_silent(nodes_now())
+        return self._start(max(self._plan.ranks, min(self._fitting(nodes), self._plan.most)), nodes)
+
     def _start(self, ranks: int, nodes: list[Node] | None = None) -> ResizeDecision:
         self._attempt = ranks
         self._avoid = [node.id for node in nodes or [] if node.going]
@@ -126,7 +136,7 @@ class GroupPolicy(ScalingPolicy):
         return ResizeDecision(ranks, dict(self._plan.per_rank))
 
     def _fitting(self, nodes: list[Node]) -> int:
-        return sum(ranks_that_fit(nodes, reserved_by_others(self._own), self._plan.per_rank).values())
+        return sum(ranks_that_fit(nodes, reserved_by_others(self._mailbox_name), self._plan.per_rank).values())
 
     def _may_grow(self, nodes: list[Node], group: WorkerGroupState, now: float) -> bool:
         """Whether more ranks than there are have a place, and it is held for them."""
@@ -144,7 +154,7 @@ class GroupPolicy(ScalingPolicy):
             bundles = [dict(self._plan.per_rank)] * (fitting - have)
             avoid = ",".join(node.id for node in nodes if node.going)
             selector = [{"ray.io/node-id": f"!in({avoid})"}] * len(bundles) if avoid else None
-            self._held = placement_group(bundles, bundle_label_selector=selector), now
+            self._held = named_place(self._mailbox_name, bundles, bundle_label_selector=selector), now
         return False
 
     def _got_hold(self, now: float) -> bool:
@@ -187,17 +197,19 @@ class GroupPolicy(ScalingPolicy):
 class TellMailbox(WorkerGroupCallback):
     """Runs in Ray Train's controller, which alone knows which ranks come up, and on which nodes."""
 
-    def __init__(self, mailbox: Any) -> None:
-        self._mailbox = mailbox
-        self._nodes: dict[str, str] = {}
+    def __init__(self, mailbox: Any, mailbox_name: str) -> None:
+        self._mailbox, self._mailbox_name = mailbox, mailbox_name
+        self._nodes: dict[str, str] | None = None  # of the ranks before
 
     def before_worker_group_start(self, worker_group_context: Any) -> None:
+        name_places(self._mailbox_name)
         ray.get(self._mailbox.starting.remote())
 
     def after_worker_group_start(self, worker_group: Any) -> None:
-        before = self._nodes
-        self._nodes = {worker.metadata.node_id: worker.metadata.node_ip for worker in worker_group.get_workers()}
-        ray.get(self._mailbox.started.remote(what_changed(before, self._nodes)))
+        workers = worker_group.get_workers()
+        now = {worker.metadata.node_id: worker.metadata.node_ip for worker in workers}
+        before, self._nodes = now if self._nodes is None else self._nodes, now
+        ray.get(self._mailbox.started.remote(what_changed(before, now), len(workers)))
 
 
 def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 
 from vitray.data.unit import Batch
 from vitray.errors import NotFiniteError
+from vitray.train.cadence import Cadence
 from vitray.train.checkpoint import CheckpointStore, Progress, TrainState
 from vitray.train.evaluate import evaluate
 from vitray.train.feed import Feed
@@ -21,6 +22,7 @@ from vitray.train.optim import lr_at
 from vitray.train.report import Report, Reporter
 from vitray.train.system import PREFIX as SYSTEM
 from vitray.train.system import SystemMeter
+from vitray.train.whereabouts import ASKING, ENDING, SAVING, Whereabouts
 
 
 class Epochs:
@@ -34,10 +36,13 @@ class Epochs:
         state: TrainState,
         meter: Meter,
         leaving: Leaving,
+        whereabouts: Whereabouts,
+        cadence: Cadence,
         progress: Progress,
     ) -> None:
         self._feed, self._ranks, self._state = feed, feed.ranks, state
         self._reporter, self._store, self._meter, self._leaving = reporter, store, meter, leaving
+        self._whereabouts, self._cadence = whereabouts, cadence
         self._system = SystemMeter(feed.ranks.device) if feed.ranks.first else None
         self._per_epoch = feed.order.steps_per_epoch
         self.unreported = bool(progress.step and progress.step % self._per_epoch == 0 and progress.so_far is not None)
@@ -52,13 +57,14 @@ class Epochs:
         """
         feed, ranks, meter, experiment = self._feed, self._ranks, self._meter, self._feed.experiment
         config, total = experiment.train, experiment.train.epochs * self._per_epoch
+        self._whereabouts.at(ENDING, step)
         lr = lr_at(step - 1, total_steps=total, steps_per_epoch=self._per_epoch, config=experiment.optim)
         metrics = {"lr": lr, **meter.close_epoch(ranks)}
         check_finite(metrics["train/loss"], "training", step)
         # Retrained on train+val, or prepared without a val split, there is nothing to validate on.
         if config.split == "train" and feed.data.num_samples("val") > 0:
             unreported = replace(self.progress, step=step, so_far=meter.closed)
-            batches = self._saved_if_asked(feed.evaluation("val"), unreported)
+            batches = self._whereabouts.evaluating(self._saved_if_asked(feed.evaluation("val"), unreported))
             scores = evaluate(averaged_weights(self._state), batches, feed.to_input, ranks)
             metrics |= {f"val/{k}": v for k, v in scores}
             check_finite(metrics["val/loss"], "validation", step)
@@ -73,20 +79,26 @@ class Epochs:
         self.progress = _advance(self.progress, report)
         folder = self._save(self.progress)
         report = replace(report, metrics={**metrics, "checkpoint_s": meter.lap()}, checkpoint=folder)
+        self._whereabouts.at(ASKING if ranks.first else ENDING)
         return ranks.agree(self._reporter.report(report) if ranks.first else True)
 
     def save(self, step: int) -> None:
         """A checkpoint of a step in mid-epoch."""
-        self._save(replace(self.progress, step=step, so_far=self._meter.so_far(self._ranks)))
+        so_far = self._meter.so_far(self._ranks)
+        check_finite(so_far[0] / so_far[1], "training", step)  # nobody wants to go on from there
+        self._save(replace(self.progress, step=step, so_far=so_far))
 
     def _save(self, progress: Progress) -> str:
+        self._whereabouts.at(SAVING)
+        self._cadence.saved()
         return str(self._store.save(self._state, progress, self._feed.package_info())) if self._ranks.first else ""
 
     def _saved_if_asked(self, batches: Iterable[Batch], progress: Progress) -> Iterator[Batch]:
-        """The same batches. Whoever wants the ranks to leave might not wait for the end of a long evaluation."""
+        """The same batches. A long evaluation puts at risk what comes before it, and whoever wants the ranks to leave
+        might not wait for its end."""
         saved = False
         for batch in batches:
-            if self._leaving.asked and not saved:
+            if not saved and (self._leaving.asked or (self._ranks.first and self._cadence.overdue)):
                 self._save(progress)
                 saved = True
             yield batch

@@ -38,7 +38,7 @@ def portable(error: Exception, job: Job, ranks: Ranks) -> VitrayError:
         return error
     where = f"rank {ranks.rank}"
     if out_of_memory(error):
-        return OutOfMemoryError(f"out of memory: {_first_line(error)}", where=where, remedy=_SMALLER)
+        return OutOfMemoryError(f"out of memory: {first_line(error)}", where=where, remedy=_SMALLER)
     trace = Path(job.run_dir) / f"error-rank{ranks.rank}.txt"
     trace.parent.mkdir(parents=True, exist_ok=True)
     trace.write_text("".join(traceback.format_exception(error)))
@@ -56,9 +56,9 @@ def lost_workers(errors: Mapping[int, BaseException]) -> TrainingError:
     for cause in causes:
         if isinstance(cause, ray.exceptions.OutOfMemoryError):
             return OutOfMemoryError(
-                f"its node ran out of memory: {_first_line(cause)}", where=f"rank {ranks}", remedy=_SMALLER
+                f"its node ran out of memory: {first_line(cause)}", where=f"rank {ranks}", remedy=_SMALLER
             )
-    reason = next((_first_line(error) for error in errors.values()), "no reason given")
+    reason = first_line(next(iter(errors.values()), None))
     return LostWorkersError(f"lost rank {ranks}: {reason}")
 
 
@@ -66,12 +66,15 @@ def group_ended(error: BaseException | None) -> LostWorkersError:
     """What is told of a worker group that Ray Train has given up."""
     cause: object = getattr(error, "controller_failure", error)
     cause = getattr(cause, "cause", None) or cause
-    why = f": {_first_line(cause)}" if isinstance(cause, BaseException) else ""
+    why = f": {first_line(cause)}" if isinstance(cause, BaseException) else ""
     return LostWorkersError(
         f"the worker group has ended{why}",
         remedy="vitray doctor says whether something is wrong with the machines; the run goes on with --resume",
     )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException | None) -> str:
+    """What an error says, in a line."""
+    if error is None:
+        return "no reason given"
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,7 +15,8 @@ from vitray.data.rng import key
 from vitray.data.unit import Batch
 from vitray.experiment import Experiment
 from vitray.models import VisionTransformer
-from vitray.train.checkpoint import CheckpointStore, Progress, TrainState
+from vitray.train.cadence import Cadence
+from vitray.train.checkpoint import LEAVING_S, PATIENCE_S, CheckpointStore, Progress, TrainState
 from vitray.train.compiling import compile_model
 from vitray.train.device_feed import tensors_of
 from vitray.train.epochs import Epochs, check_finite
@@ -30,6 +31,7 @@ from vitray.train.precision import autocast
 from vitray.train.pretrained import begin_with_pretrained
 from vitray.train.ranks import Ranks, accumulating
 from vitray.train.report import Report, Reporter
+from vitray.train.whereabouts import SAVING, STARTING, Whereabouts
 
 _SHOW_EVERY_S = 0.5
 _LOOK_EVERY = 256  # steps of an epoch that may be a long one: so often its loss is looked at
@@ -42,38 +44,44 @@ def fit(
     store: CheckpointStore,
     known_epoch: int | None = None,
     leaving: Leaving | None = None,
+    whereabouts: Whereabouts | None = None,
 ) -> Progress:
     """Train a resolved experiment from its newest checkpoint (or from the start) until its last epoch or a stop.
 
     ``known_epoch``: whoever listens has the reports up to this epoch; later ones in the checkpoint are made again.
     ``leaving``: says when to leave after a step, in mid-epoch, with a checkpoint; its ``left_at`` then is that step.
+    ``whereabouts``: is told where the loop is.
 
     Raises:
         NotFiniteError: the loss is not finite; every rank raises it.
     """
     experiment, config, leaving = feed.experiment, feed.experiment.train, leaving or Leaving()
+    whereabouts = whereabouts or Whereabouts()
+    whereabouts.at(STARTING, 0)
     per_epoch = feed.order.steps_per_epoch
     total = config.epochs * per_epoch
     state = fresh_state(experiment, ranks)
-    progress = store.restore(state)
+    progress = store.begin(state, ranks)
     if progress.step == 0:  # later the weights it began with may be gone
         begin_with_pretrained(state, experiment, feed.data.classes)
     leaving.step = progress.step
     if ranks.first:
         reporter.begin(progress.step, ranks.world_size)
     for kept in _unheard(progress, known_epoch):
-        again = Report.again(kept, str(store.newest()))
+        again = Report.again(kept, str(store.restored))
         if not ranks.agree(reporter.report(again) if ranks.first else True):
             return progress
     if config.compile:
         compile_model(state.model, ranks.device.type)
     model = ranks.wrap(state.model)
     meter = Meter(ranks.device, progress.so_far if ranks.first else None)
-    epochs = Epochs(feed, reporter, store, state, meter, leaving, progress)
+    cadence = Cadence(config, ranks, store, step=progress.step, per_epoch=per_epoch)
+    epochs = Epochs(feed, reporter, store, state, meter, leaving, whereabouts, cadence, progress)
     if epochs.unreported and not epochs.end(progress.step):
         return epochs.progress
     with closing(feed.train(progress.step, total)) as batches:  # type: ignore[type-var]  # a stream is a generator
-        for step, batch in enumerate(meter.watch(batches), start=progress.step + 1):
+        taken = whereabouts.through(meter.watch(batches), progress.step)
+        for step, batch in enumerate(taken, start=progress.step + 1):
             ranks.seed(key("step", config.seed, step, ranks.rank))  # dropout and stochastic depth
             lr = lr_at(step - 1, total_steps=total, steps_per_epoch=per_epoch, config=experiment.optim)
             for group in state.optimizer.param_groups:
@@ -88,11 +96,12 @@ def fit(
                 continue
             if step % _LOOK_EVERY == 0:
                 check_finite(meter.loss(ranks), "training", step)
-            if config.checkpoint_steps and step % config.checkpoint_steps == 0:
+            if cadence.after(step):
                 epochs.save(step)
             if ranks.first and (values := meter.show(_SHOW_EVERY_S)):
                 reporter.progress(step, {"lr": lr, **values})
-    store.wait()
+    whereabouts.at(SAVING)
+    store.wait(PATIENCE_S if leaving.left_at is None else LEAVING_S)
     return epochs.progress
 
 

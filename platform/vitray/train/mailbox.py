@@ -14,11 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vitray.errors import OutOfMemoryError
+from vitray.errors import HangingError, OutOfMemoryError
 from vitray.experiment import Experiment
+from vitray.train.hanging import Watch
 from vitray.train.leaving import Answer, Notice, Vote
-from vitray.train.messages import Ended, Job, Note, RankEnd
+from vitray.train.messages import Ended, Heard, Job, Note, RankEnd
 from vitray.train.report import Report
+from vitray.train.whereabouts import Pulse
 
 _TOGETHER_S = 2.0  # between the failures of ranks that fail for the same reason
 _PATIENCE_S, _PATIENCE_STEPS = 20.0, 5  # for ranks that were asked to save and stop
@@ -60,6 +62,8 @@ class Mailbox:
         self._versions = 0  # of notices
         self._pace: tuple[int, float, float] | None = None  # a step, when it was heard of, seconds a step
         self._why = ""  # the ranks are not those of before
+        self._watch = Watch()
+        self._visits = 0  # of Ray Train's controller
 
     # The driver's side
 
@@ -69,8 +73,9 @@ class Mailbox:
         run_dir: str,
         asks_at: frozenset[int] | None = None,
         known_epoch: int | None = None,
+        heard: Heard | None = None,
     ) -> int:
-        """Offer a job to the ranks and return its number.
+        """Offer a job to the ranks and return its number. ``heard``: another mailbox had it before, which has died.
 
         ``asks_at``: epochs after which ranks wait for the driver's decision; by default after every one. After others
         they go on at once, and hear of a stop at their next report. ``known_epoch``: see :func:`vitray.train.loop.fit`.
@@ -78,9 +83,12 @@ class Mailbox:
         async with self._changed:
             assert self._current is None or self._current.ended, "one job at a time"
             self._number += 1
-            job = Job(self._number, experiment, run_dir, known_epoch=known_epoch)
-            self._current = _Current(job, asks_at)
-            self._losses, self._progress, self._pace, self._why = 0, None, None, ""
+            heard = heard or Heard()
+            job = Job(self._number, experiment, run_dir, heard.attempt, known_epoch, heard.place, heard.earlier)
+            self._current = current = _Current(job, asks_at)
+            current.reported_step = current.handed_step = heard.step
+            current.decided_step, current.stop_step = heard.decided, heard.decided if heard.stopped else None
+            self._losses, self._progress, self._pace, self._why = heard.losses, None, None, ""
             self._changed.notify_all()
             return self._number
 
@@ -124,6 +132,10 @@ class Mailbox:
 
     async def latest_progress(self) -> tuple[int, Mapping[str, float]] | None:
         return self._progress
+
+    async def visits(self) -> int:
+        """How often Ray Train's controller was here: it comes every second or so, unless ranks are coming up."""
+        return self._visits
 
     async def close(self) -> None:
         """Send the ranks home."""
@@ -171,6 +183,10 @@ class Mailbox:
                     self._changed.notify_all()
             await self._wait_for(lambda: self._closed or self._notice(seen) is not None, timeout_s)
             return None if self._closed else self._notice(seen) or "wait"
+
+    async def pulse(self, pulse: Pulse) -> None:
+        """A rank says where it is."""
+        self._watch.hear(pulse)
 
     async def report(self, number: int, report: Report) -> bool:
         """Pass the first rank's report on and wait for the decision.
@@ -260,6 +276,7 @@ class Mailbox:
         Nor is it where they died for want of memory: the same would happen again.
         """
         async with self._changed:
+            self._visits += 1
             current = self._current
             self._restarts += 1
             if self._restarting or (current is not None and current.failure and not current.ended):
@@ -268,20 +285,42 @@ class Mailbox:
                 return True
             if current is not None and current.away:
                 return True  # of no use any more
-            self._losses += 1
-            if current is not None:
-                current.left_step = None
-            going_on = self._losses <= self._max_restarts
-            if current is None or current.ended:
-                return going_on
-            self._again(current)
-            if current.stop_asked:
-                self._end(current, Ended())
-            elif not going_on or isinstance(reason, OutOfMemoryError):
-                self._end(current, Ended(reason))
+            return self._lose(current, reason)
+
+    def _lose(self, current: _Current | None, reason: BaseException) -> bool:
+        self._losses += 1
+        if current is not None:
+            current.left_step = None
+        going_on = self._losses <= self._max_restarts
+        if current is None or current.ended:
             return going_on
+        self._again(current)
+        if current.stop_asked:
+            self._end(current, Ended())
+        elif not going_on or isinstance(reason, OutOfMemoryError):
+            self._end(current, Ended(reason))
+        return going_on
 
     # The side of Ray Train's controller, which brings ranks and takes them away
+
+    async def hangs(self) -> bool:
+        """Whether the ranks hang, so that they have to be replaced. To be asked every second.
+
+        That is told to people, and counts as a loss of ranks.
+        """
+        async with self._changed:
+            self._visits += 1
+            current = None if self._current is None or self._current.ended else self._current
+            limit_s = None if current is None else current.job.experiment.cluster.hang_timeout_s
+            at_work = set() if current is None else current.takers - current.ends.keys()
+            what = self._watch.look(time.monotonic(), limit_s or float("inf"), at_work)
+            if what is None:
+                return False
+            self._tell(Note(f"{what}: the ranks are replaced"))
+            self._lose(current, HangingError(what))
+            self._moving = True
+            self._changed.notify_all()
+            return True
 
     async def vacate(self) -> bool:
         """Ask the ranks to save and leave, so that others can go on. Whether they have; to be asked again until then.
@@ -290,6 +329,7 @@ class Mailbox:
             RuntimeError: the group closes; there is no need for others.
         """
         async with self._changed:
+            self._visits += 1
             if self._closed:
                 raise RuntimeError("the group closes")
             current = self._current
@@ -303,18 +343,25 @@ class Mailbox:
     async def starting(self) -> None:
         """New ranks come up; the old ones are gone."""
         async with self._changed:
+            self._visits += 1
             self._moving = False
+            self._watch.begin(0)
             if self._current is not None:
                 self._current.away = False
+                self._current.takers.clear()
+                self._current.ends.clear()
             self._changed.notify_all()
 
-    async def started(self, why: str) -> None:
-        """They are there. ``why`` they are not the same as before, in a few words."""
+    async def started(self, why: str, ranks: int) -> None:
+        """So many are there. ``why`` they are not the same as before, in a few words."""
+        self._visits += 1
         self._why = why
+        self._watch.begin(ranks)
 
     async def note(self, text: str) -> bool:
         """Tell people something. False when the group closes."""
         async with self._changed:
+            self._visits += 1
             self._tell(Note(text))
             return not self._closed
 

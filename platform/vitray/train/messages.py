@@ -9,13 +9,36 @@ from vitray.experiment import Experiment
 
 @dataclass(frozen=True)
 class Job:
-    """One experiment to run. ``number`` counts the jobs of a group, ``attempt`` the times ranks took this one."""
+    """One experiment to run. ``number`` counts the jobs of a group, ``attempt`` the times ranks took this one.
+
+    ``place``: of its checkpoints ("": in ``run_dir``). ``earlier``: attempts at this run before this driver's.
+    """
 
     number: int
     experiment: Experiment
     run_dir: str
     attempt: int = 1
     known_epoch: int | None = None
+    place: str = ""
+    earlier: int = 0
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a driver knows of a job when it offers it again, to another mailbox.
+
+    ``step``: of the newest report that it has; ``decided``: of the newest that it has answered; ``stopped``: with a
+    stop. ``losses``: times in a row that ranks were lost without a report in between. ``place`` and ``earlier`` are the
+    :class:`Job`'s.
+    """
+
+    step: int = -1
+    decided: int = -1
+    stopped: bool = False
+    losses: int = 0
+    attempt: int = 1
+    place: str = ""
+    earlier: int = 0
 
 
 @dataclass(frozen=True)

@@ -62,12 +62,15 @@ def without_silent(nodes: list[Node]) -> list[Node]:
         return [node if answer else replace(node, going=True) for node, answer in zip(nodes, answers, strict=True)]
 
 
-def reserved_by_others(own: str | None) -> dict[str, dict[str, float]]:
-    """By node, what placement groups other than ``own`` hold. Tasks that come and go, our data's too, do not count."""
+def reserved_by_others(own: str) -> dict[str, dict[str, float]]:
+    """By node, what placement groups hold, but for those of the mailbox ``own`` (:mod:`vitray.train.places`).
+
+    Tasks that come and go, our data's too, do not count.
+    """
     held: dict[str, dict[str, float]] = {}
     table: dict[str, dict[str, Any]] = state.placement_group_table() or {}
     for group in table.values():
-        if group["state"] != "CREATED" or group["placement_group_id"] == own:
+        if group["state"] != "CREATED" or group["name"].startswith(f"{own}/"):
             continue
         for index, node in group["bundles_to_node_id"].items():
             for name, amount in group["bundles"][index].items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from vitray.data.images import ShardedImages
 from vitray.data.stream import StreamOptions
 from vitray.experiment import Experiment
 from vitray.train.checkpoint import CheckpointStore
+from vitray.train.checkpoint_place import place_of
 from vitray.train.clean import Settings, let_go
 from vitray.train.compiling import forget_compiled
 from vitray.train.failures import portable
@@ -27,12 +29,13 @@ from vitray.train.leaving import Answer, Leaving
 from vitray.train.loop import fit
 from vitray.train.messages import Job, RankEnd
 from vitray.train.nodes import nodes_now
-from vitray.train.places import keep_place
 from vitray.train.ranks import Ranks, lost_peer
 from vitray.train.report import Report
 from vitray.train.resources import GroupPlan
+from vitray.train.whereabouts import IDLE, Pulse, Whereabouts
 
 _POLL_S = 30.0  # how long a rank waits in one call; it asks again until the group closes
+_BEAT_S, _BEATS_A_S = 2.0, 200.0  # between two pulses of a rank, and how many of all of them in a second
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,6 @@ class ServeConfig:
     """What a rank needs to know before any job: where jobs come from, and what it may take."""
 
     mailbox: Any
-    mailbox_name: str
     plan: GroupPlan
 
 
@@ -56,6 +58,9 @@ class _MailboxReporter:
     def report(self, report: Report) -> bool:
         return bool(ray.get(self._mailbox.report.remote(self._number, report)))
 
+    def note(self, text: str) -> None:
+        self._mailbox.note.remote(text)
+
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         self._mailbox.progress.remote(step, values)
 
@@ -64,14 +69,14 @@ def serve(given: dict[str, Any]) -> None:
     """Ray Train's training function: serves jobs until the mailbox closes."""
     config: ServeConfig = given["config"]
     context = ray.train.get_context()
-    ranks = Ranks(context.get_world_rank(), context.get_world_size(), get_device())
-    if ranks.first:
-        keep_place(config.mailbox_name)
+    world, here = context.get_world_size(), context.get_local_world_size()
+    ranks = Ranks(context.get_world_rank(), world, get_device(), nodes=-(-world // here))
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     gc.collect()
     gc.freeze()  # what is imported now stays; collections between jobs need not look at it
     torch.set_num_threads(config.plan.threads)
-    settings, leaving = Settings(), Leaving()
+    settings, leaving, whereabouts = Settings(), Leaving(), Whereabouts()
+    threading.Thread(target=_beat, args=(config.mailbox, ranks, whereabouts), daemon=True, name="vitray-pulse").start()
     threading.Thread(target=_listen, args=(config.mailbox, ranks, leaving), daemon=True, name="vitray-listen").start()
     number = 0
     while True:
@@ -82,8 +87,9 @@ def serve(given: dict[str, Any]) -> None:
             number = job.number
             leaving.begin(number)
             try:
-                _run(job, ranks, config, leaving)
+                _run(job, ranks, config, leaving, whereabouts)
             finally:
+                whereabouts.at(IDLE)
                 settings.put_back()
                 let_go(ranks.device)
 
@@ -105,7 +111,16 @@ def _listen(mailbox: Any, ranks: Ranks, leaving: Leaving) -> None:
         leaving.fail(error)
 
 
-def _run(job: Job, ranks: Ranks, config: ServeConfig, leaving: Leaving) -> None:
+def _beat(mailbox: Any, ranks: Ranks, whereabouts: Whereabouts) -> None:
+    """Tell where the loop is, beside it, for as long as the rank lives. Nobody waits for an answer."""
+    last: Pulse | None = None
+    while True:
+        last = whereabouts.pulse(ranks.rank, ranks.collectives, last)
+        mailbox.pulse.remote(last)
+        time.sleep(max(_BEAT_S, ranks.world_size / _BEATS_A_S))
+
+
+def _run(job: Job, ranks: Ranks, config: ServeConfig, leaving: Leaving, whereabouts: Whereabouts) -> None:
     mailbox, plan = config.mailbox, _plan_here(job.experiment, config.plan, ranks)
     torch.set_num_threads(job.experiment.cluster.threads or plan.threads)
     try:
@@ -125,6 +140,7 @@ def _run(job: Job, ranks: Ranks, config: ServeConfig, leaving: Leaving) -> None:
                 ranks_here=_ranks_here(plan),
             ),
             leaving,
+            whereabouts,
         )
     except Exception as error:
         if lost_peer(error):
@@ -175,13 +191,21 @@ def _room_here(plan: GroupPlan) -> bool:
     return bool(ranks * (plan.rank_cpus + plan.data_workers * plan.task_cpus) <= cpus)
 
 
-def run_job(job: Job, ranks: Ranks, reporter: Any, options: StreamOptions, leaving: Leaving) -> None:
+def run_job(
+    job: Job, ranks: Ranks, reporter: Any, options: StreamOptions, leaving: Leaving, whereabouts: Whereabouts
+) -> None:
     """Train a job's experiment into its run folder."""
     images = ShardedImages.open(job.experiment.data.path, check=False)  # the driver has looked at every shard
     feed = Feed(job.experiment, images, ranks, options)
-    store = CheckpointStore(Path(job.run_dir) / "checkpoints", keep=job.experiment.train.keep_checkpoints)
+    store = CheckpointStore(
+        job.place or place_of(Path(job.run_dir)),
+        keep_last=job.experiment.train.keep_last,
+        keep_best=job.experiment.train.keep_best,
+        attempt=job.earlier + job.attempt,
+        tell=reporter.note,
+    )
     try:
-        fit(feed, ranks, reporter, store, job.known_epoch, leaving)
+        fit(feed, ranks, reporter, store, job.known_epoch, leaving, whereabouts)
     finally:
         store.close()
         if job.experiment.train.compile:

@@ -1,42 +1,44 @@
-"""A worker group that outlives its experiments: one Ray Train run whose ranks stay up and serve a mailbox.
+"""A worker group that outlives its experiments: ranks that stay up and serve one after another.
 
 Process start, imports, process group and warm data tasks are paid once; the next experiment begins in a fraction of a
-second. A rank that dies is brought back by Ray Train, and the group goes on from the newest checkpoint.
+second. A rank that dies or hangs is brought back by Ray Train; where what holds the ranks together dies, another crew
+takes its place; and the group goes on from the newest checkpoint.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import tempfile
-import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.train import FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchTrainer
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from vitray.environment import environment
 from vitray.experiment import Experiment
-from vitray.train.elastic import GroupPolicy, TellMailbox
-from vitray.train.failures import group_ended, lost_workers
-from vitray.train.interfaces import GroupTorchConfig
-from vitray.train.mailbox import Mailbox
-from vitray.train.messages import Ended, Note
-from vitray.train.places import free_place, free_places, new_name
+from vitray.train.checkpoint import latest_attempt
+from vitray.train.checkpoint_place import take_place
+from vitray.train.crew import MAILBOX_CALLS, Crew, CrewLostError
+from vitray.train.failures import first_line, group_ended
+from vitray.train.messages import Ended, Heard, Note
+from vitray.train.places import free_places
 from vitray.train.report import OnProgress, OnReport, Report
 from vitray.train.resources import GroupPlan
-from vitray.train.serve import ServeConfig, serve
+from vitray.train.serve import serve
 
+__all__ = ["MAILBOX_CALLS", "WorkerGroup"]
 _POLL_S = 0.5
-MAILBOX_CALLS = 10_000  # at once: each rank waits in two, and one that is not admitted waits for theirs to end
-_CLOSE_S = 20.0
-_LOOK_S, _LOOKS_A_S = 0.25, 400.0  # of Ray Train's controller at its ranks: between them, and how many of them a second
+_CLOSE_S = 20.0  # of the time that a job has for its end
+_FREE_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """An experiment as the ranks get it; also those of the next crew."""
+
+    experiment: Experiment
+    run_dir: str
+    asks_at: frozenset[int] | None
+    known_epoch: int | None
 
 
 class WorkerGroup:
@@ -44,23 +46,15 @@ class WorkerGroup:
 
     Args:
         plan: resources (:func:`vitray.train.resources.plan_groups`).
-        max_restarts: times in a row that lost workers are replaced without a report in between.
+        max_restarts: times in a row that lost ranks are replaced without a report in between.
     """
 
     def __init__(self, plan: GroupPlan, *, max_restarts: int = 3) -> None:
-        self.plan = plan
-        # Here, with its driver and Ray Train's controller: another node may be taken away, and a soft wish is not
-        # always granted. By a strategy of its own, since inside a Tune trial an actor would else be counted against
-        # the trial's placement group.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(num_cpus=0, max_concurrency=MAILBOX_CALLS, scheduling_strategy=here)(Mailbox)
-        self._name = new_name()
-        self._mailbox = actor.options(name=self._name).remote(max_restarts)
-        self._scratch = Path(tempfile.mkdtemp(prefix="vitray-group-"))  # Ray Train's own bookkeeping; ours is in runs/
-        self._error: BaseException | None = None
-        self._asked: Any = None  # the mailbox, what comes next
-        self._thread = threading.Thread(target=self._serve, daemon=True, name="vitray-worker-group")
-        self._thread.start()
+        self.plan, self._max_restarts = plan, max_restarts
+        self._crew = Crew(plan, max_restarts, serve)
+        self._offer: _Offer | None = None
+        self._heard = Heard()
+        self._freed = 0.0
 
     def start(
         self,
@@ -74,7 +68,10 @@ class WorkerGroup:
         ``asks_at``: epochs whose reports want a :meth:`decide`; by default all. Ranks do not wait for the others to be
         taken, and hear of a stop at their next report. ``known_epoch``: see :func:`vitray.train.loop.fit`.
         """
-        ray.get(self._mailbox.submit.remote(experiment, str(run_dir), asks_at, known_epoch))
+        place = take_place(run_dir, experiment.train.checkpoints)
+        self._heard = Heard(place=place, earlier=latest_attempt(place))
+        self._offer = _Offer(experiment, str(run_dir), asks_at, known_epoch)
+        self._tell("submit", experiment, str(run_dir), asks_at, known_epoch, self._heard)
 
     def next(
         self, on_progress: OnProgress | None = None, on_note: Callable[[Note], None] | None = None
@@ -82,35 +79,33 @@ class WorkerGroup:
         """Wait for the next report, or for the end. A report wants a :meth:`decide`, unless :meth:`start` said not.
 
         Raises:
-            LostWorkersError: the group itself has ended.
+            LostWorkersError: what holds the ranks together has died, too often.
         """
         shown: Any = None
         while True:
-            alive = self._thread.is_alive()
-            said = self._hear()
+            said: Report | Note | Ended | None
+            try:
+                said = self._crew.hear(_POLL_S)
+                if said is None and on_progress is not None:
+                    latest = self._crew.tell("latest_progress")
+                    if latest is not None and latest != shown:
+                        shown = latest
+                        on_progress(*latest)
+            except CrewLostError as error:
+                said = self._renew(error)
             if isinstance(said, Note):
                 if on_note is not None:
                     on_note(said)
+            elif isinstance(said, Report):
+                assert self._offer is not None
+                self._heard = replace(self._heard, step=said.step, losses=0)
+                self._offer = replace(self._offer, known_epoch=said.epoch)
+                return said
             elif said is not None:
                 return said
-            else:
+            elif time.monotonic() - self._freed > _FREE_EVERY_S:
+                self._freed = time.monotonic()
                 free_places()  # of groups that died, for which this one may be waiting
-                if not alive:
-                    raise group_ended(self._error)
-            if on_progress is not None and (latest := ray.get(self._mailbox.latest_progress.remote())) != shown:
-                shown = latest
-                on_progress(*latest)
-
-    def _hear(self) -> Report | Note | Ended | None:
-        """What the mailbox hands out next. A wait that Ctrl-C broke off is taken up again: its answer is on the way."""
-        if self._asked is None:
-            self._asked = self._mailbox.next.remote(_POLL_S)
-        try:
-            said: Report | Note | Ended | None = ray.get(self._asked)
-        except ray.exceptions.RayActorError as error:
-            raise group_ended(error) from None
-        self._asked = None
-        return said
 
     def stop(self, on_report: OnReport) -> int | None:
         """Ask the ranks to save at the next step and to end what they run; returns the step that is saved.
@@ -118,18 +113,23 @@ class WorkerGroup:
         None where nothing was saved, or the ranks did not come to the end of a step in time; closing the group then
         costs what came since the newest checkpoint. Reports that were on their way are handed over.
         """
-        until = time.monotonic() + max(ray.get(self._mailbox.stop.remote()), _grace_s())
-        while time.monotonic() < until and self._thread.is_alive():
-            said = self._hear()
-            if isinstance(said, Ended):
-                return said.saved_step
-            if isinstance(said, Report):
-                on_report(said)
+        try:
+            until = time.monotonic() + max(self._crew.tell("stop"), _grace_s())
+            while time.monotonic() < until:
+                said = self._crew.hear(_POLL_S)
+                if isinstance(said, Ended):
+                    return said.saved_step
+                if isinstance(said, Report):
+                    on_report(said)
+        except CrewLostError:
+            pass
         return None
 
     def decide(self, go_on: bool) -> None:
         """Answer the last report: go on, or stop there."""
-        ray.get(self._mailbox.decide.remote(go_on))
+        stopped = self._heard.stopped or not go_on
+        self._heard = replace(self._heard, decided=self._heard.step, stopped=stopped)
+        self._tell("decide", go_on)
 
     def run(
         self,
@@ -152,42 +152,37 @@ class WorkerGroup:
 
     def close(self) -> None:
         """Send the ranks home and remove what the group left on disk."""
-        with contextlib.suppress(ray.exceptions.RayActorError):  # a dead one has told its ranks by that
-            ray.get(self._mailbox.close.remote())
-        self._thread.join(_CLOSE_S)
-        ray.kill(self._mailbox)
-        free_place(self._name)
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._crew.close()
 
-    def _serve(self) -> None:
-        config = ServeConfig(self._mailbox, self._name, self.plan)
-        plan = self.plan
-        trainer = _Trainer(
-            serve,
-            train_loop_config={"config": config},
-            scaling_config=ScalingConfig(
-                num_workers=plan.workers, use_gpu=plan.use_gpu, resources_per_worker=dict(plan.per_rank)
-            ),
-            torch_config=GroupTorchConfig(backend="nccl" if plan.use_gpu else "gloo"),
-            run_config=RunConfig(
-                name="group",
-                storage_path=str(self._scratch),
-                failure_config=FailureConfig(max_failures=-1),  # the mailbox counts, by experiment
-                callbacks=[_TellOfLosses(self._mailbox), TellMailbox(self._mailbox)],
-            ),
-        )
-        trainer.policy = GroupPolicy(trainer.scaling_config, plan, self._mailbox)
+    def _tell(self, method: str, *said: Any) -> None:
+        """Call the mailbox. Another crew knows it from what was offered."""
         try:
-            # A lost rank is noticed within a quarter of a second (of hundreds, later: each look is a call); ours is the
-            # policy that looks for preemption notices; and what cannot be placed for half a minute is thought over.
-            with environment(
-                RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=str(max(_LOOK_S, plan.most / _LOOKS_A_S)),
-                RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",
-                RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="30",
-            ):
-                trainer.fit()
-        except BaseException as error:
-            self._error = error
+            self._crew.tell(method, *said)
+        except CrewLostError as error:
+            self._renew(error)
+
+    def _renew(self, lost: CrewLostError) -> Note:
+        """Another crew, which goes on with the experiment. What to tell of it.
+
+        Raises:
+            LostWorkersError: that was tried too often, or cannot be done.
+        """
+        while True:
+            losses = self._heard.losses + 1
+            if losses > self._max_restarts:
+                raise group_ended(lost.cause)
+            earlier = latest_attempt(self._heard.place) if self._heard.place else 0
+            self._heard = replace(self._heard, losses=losses, attempt=self._heard.attempt + 1, earlier=earlier)
+            try:
+                self._crew.end()
+                self._crew = Crew(self.plan, self._max_restarts, serve)
+                if (offer := self._offer) is not None:
+                    said = (offer.experiment, offer.run_dir, offer.asks_at, offer.known_epoch)
+                    self._crew.tell("submit", *said, self._heard)
+            except CrewLostError as error:
+                lost = error
+            else:
+                return Note(f"{lost.who} has ended ({first_line(lost.cause)}): other ranks go on")
 
 
 def _grace_s() -> float:
@@ -196,23 +191,3 @@ def _grace_s() -> float:
         return float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", "0")) - _CLOSE_S
     except ValueError:
         return 0.0
-
-
-class _Trainer(TorchTrainer):
-    """Ray Train's own, with our policy."""
-
-    policy: GroupPolicy
-
-    def _initialize_and_run_controller(self, **controller: Any) -> Result:
-        return super()._initialize_and_run_controller(**{**controller, "scaling_policy": self.policy})
-
-
-class _TellOfLosses(UserCallback):
-    """Runs in Ray Train's controller, which alone sees a rank die."""
-
-    def __init__(self, mailbox: Any) -> None:
-        self._mailbox = mailbox
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        if not ray.get(self._mailbox.workers_lost.remote(lost_workers(worker_exceptions))):
-            time.sleep(1.0)  # a group that cannot start must not spin

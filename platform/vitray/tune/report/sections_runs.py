@@ -16,6 +16,7 @@ _CLASSES = {
     "oom": "out of memory",
     "nan": "the loss was not a number",
     "lost": "workers or their node were lost",
+    "hanging": "ranks hung",
     "code": "an error of the code",
 }
 _SHOWN_REASON = 400  # characters
