@@ -1,4 +1,4 @@
-"""A temporary folder that its process holds by a lock. What was left by processes that were killed goes with the next."""
+"""A temporary folder that its process holds by a lock. What killed processes left goes with the next."""
 
 from __future__ import annotations
 
