@@ -62,6 +62,12 @@ class Service:
         self.emptied += 1
         self.network.rule = lambda method, path: "pass"
 
+    def spoil_for(self, what: float | int, seconds: float) -> None:
+        """A status that is answered instead (int), or seconds by which answers come late (float); if any are asked."""
+        self.network.rule = lambda method, path: what
+        time.sleep(seconds)
+        self.network.rule = lambda method, path: "pass"
+
     def _spoil(self, what: float | int, seconds: float) -> None:
         before = self.network.spoilt
         self.network.rule = lambda method, path: what
