@@ -1,4 +1,4 @@
-"""A proxy in front of a real MLflow server that does to chosen requests what networks do."""
+"""A proxy in front of a real server (MLflow, S3) that does to chosen requests what networks do."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import contextlib
 import http.client
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 # What happens to a request, by its method and path: "pass"; a status that is answered instead; seconds by which the
 # answer comes late; "lose": the server gets the request, and its answer never arrives.
 Rule = Callable[[str, str], str | int | float]
+_BY_HOP = {"transfer-encoding", "expect", "content-length"}
+_OURS = {"connection", "content-type", "date", "server", "transfer-encoding"}  # headers that are said anew
 
 
 class BadNetwork:
@@ -27,7 +29,7 @@ class BadNetwork:
             protocol_version = "HTTP/1.1"
 
             def _answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = self._body()
                 rule = network.rule(self.command, self.path)
                 if rule != "pass":
                     network.spoilt += 1
@@ -38,7 +40,8 @@ class BadNetwork:
                     time.sleep(rule)
                 upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
                 # The host as the server knows itself: it refuses others. Its port differs from ours.
-                headers = {**self.headers, "Host": f"127.0.0.1:{port}", "Connection": "close"}
+                asked = {k: v for k, v in self.headers.items() if k.lower() not in _BY_HOP}
+                headers = {**asked, "Host": f"127.0.0.1:{port}", "Connection": "close"}
                 upstream.request(self.command, self.path, body, headers)
                 reply = upstream.getresponse()
                 content = reply.read()
@@ -48,17 +51,30 @@ class BadNetwork:
                     self.close_connection = True
                     self.connection.close()
                     return
-                self._say(reply.status, content, reply.headers.get("Content-Type", "text/plain"))
+                kept = {k: v for k, v in reply.headers.items() if k.lower() not in _OURS}
+                length = reply.headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(content))
+                kind = reply.headers.get("Content-Type", "text/plain")
+                self._say(reply.status, content, kind, {**kept, "Content-Length": length})
 
-            def _say(self, status: int, content: bytes, kind: str) -> None:
+            def _body(self) -> bytes:
+                if self.headers.get("Transfer-Encoding") != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = b""
+                while size := int(self.rfile.readline().partition(b";")[0], 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return body
+
+            def _say(self, status: int, content: bytes, kind: str, headers: Mapping[str, str] = {}) -> None:
                 with contextlib.suppress(OSError):  # the client may have lost its patience
                     self.send_response(status)
-                    self.send_header("Content-Type", kind)
-                    self.send_header("Content-Length", str(len(content)))
+                    for name, value in {"Content-Length": str(len(content)), **headers, "Content-Type": kind}.items():
+                        self.send_header(name, value)
                     self.end_headers()
                     self.wfile.write(content)
 
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
+            do_HEAD = do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 pass

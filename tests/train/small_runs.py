@@ -51,8 +51,9 @@ def train(
     known_epoch: int | None = None,
     on_report: Callable[[Report], None] | None = None,
     leaving: Leaving | None = None,
+    notes: list[str] | None = None,
 ) -> list[Report]:
-    """Run the loop into ``folder``, from its newest checkpoint on; returns the reports."""
+    """Run the loop into ``folder``, from its newest checkpoint on; returns the reports. ``notes`` gets what is said."""
 
     class Listening(RecordingReporter):
         def report(self, report: Report) -> bool:
@@ -61,7 +62,10 @@ def train(
             return super().report(report)
 
     reporter = Listening(stop_at_epoch)
-    store = CheckpointStore(folder, keep_last=experiment.train.keep_last)
+    tell = reporter.note if notes is None else notes.append
+    store = CheckpointStore(
+        folder, keep_last=experiment.train.keep_last, keep_best=experiment.train.keep_best, tell=tell
+    )
     ranks = ranks or Ranks()
     try:
         fit(small_feed(experiment, ranks), ranks, reporter, store, known_epoch, leaving)

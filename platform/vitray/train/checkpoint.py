@@ -311,6 +311,8 @@ class CheckpointStore:
             self._scores.pop(name.text, None)
         for staged in history.staged:
             remove(self.folder, staged)
+        for mark in history.spent:
+            self.folder.remove(mark)
 
     def _score(self, name: Name) -> float | None:
         if self._keep_best == 1:

@@ -9,8 +9,9 @@ writer that was cut off and comes back is never read. Nothing relies on clocks, 
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from vitray.data.folder import Folder
@@ -71,6 +72,7 @@ class History:
 
     ``committed``: checkpoints that count, newest first. ``stale``: committed ones that a fence rules out. ``begun``:
     folders without a commit record. ``staged``: other leftovers. ``attempts``: that have begun, the newest first.
+    ``spent``: what is said of attempts, and newer ones say, too.
     """
 
     committed: tuple[Name, ...] = ()
@@ -78,7 +80,7 @@ class History:
     begun: tuple[Name, ...] = ()
     staged: tuple[str, ...] = ()
     attempts: tuple[Attempt, ...] = ()
-    claims: dict[str, Attempt] = field(default_factory=dict)
+    spent: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, folder: Folder) -> History:
@@ -90,14 +92,10 @@ class History:
             files = folder.files()
             entries = sorted({file.partition("/")[0] for file in files})
             has = {file.removesuffix(f"/{COMMIT}") for file in files if file.endswith(f"/{COMMIT}")}
-        fences: list[tuple[Attempt, int]] = []
-        claims: dict[str, Attempt] = {}
-        for entry in entries:
-            if found := _ATTEMPT.match(entry):
-                attempt = Attempt(int(found[1]), found[2])
-                claims[entry] = attempt
-                if found[3] is not None:
-                    fences.append((attempt, int(found[3])))
+        said = [(entry, found) for entry in entries if (found := _ATTEMPT.match(entry))]
+        # Of a claim no fence is known yet: it rules out nothing.
+        marks = [(e, Attempt(int(f[1]), f[2]), math.inf if f[3] is None else int(f[3])) for e, f in said]
+        fences = [(attempt, step) for _, attempt, step in marks]
         names = [name for entry in entries if (name := Name.read(entry)) is not None]
         whole = sorted((name for name in names if name.text in has), key=lambda n: n.age, reverse=True)
         stale = {n for n in whole if any(n.attempt < attempt and n.step > step for attempt, step in fences)}
@@ -106,8 +104,8 @@ class History:
             tuple(n for n in whole if n in stale),
             tuple(n for n in names if n.text not in has),
             tuple(entry for entry in entries if _STAGED.match(entry)),
-            tuple(sorted({*claims.values()}, reverse=True)),
-            claims,
+            tuple(sorted({attempt for attempt, _ in fences}, reverse=True)),
+            tuple(e for e, mine, step in marks if any(other > mine and least <= step for other, least in fences)),
         )
 
     @property
