@@ -105,10 +105,10 @@ class Ledger:
         times = Counter(taken.step for process in self.processes for taken in process if taken.rank == 0)
         return sum(count - 1 for count in times.values())
 
-    def next_step_after(self, moment: float) -> float | None:
-        """Seconds from a moment to the next step that a process takes which began after it."""
-        later = [process[0].at for process in self.processes if process[0].at > moment]
-        return min(later) - moment if later else None
+    def next_step_after(self, moment: float, *, of_new_processes: bool = True) -> float | None:
+        """Seconds from a moment to the next step, by default of a process that took none before."""
+        took = (taken.at for process in self.processes for taken in (process[:1] if of_new_processes else process))
+        return min((at - moment for at in took if at > moment), default=None)
 
 
 def missing_and_doubled(seen: Mapping[int, tuple[int, ...]], rows: int, steps_per_epoch: int) -> tuple[int, int]:

@@ -139,7 +139,7 @@ class ClusterConfig(Section):
     ranks take as many more micro-batches as keep these no larger.
 
     ``hang_timeout_s``: ranks that stand still in a step for so long (and for ten times as long as steps usually take),
-    or say nothing, hang and are replaced. A process's first step may take thirty times as long, and so may a batch of an
+    or say nothing, hang and are replaced. A first step may take thirty times as long, and so may a batch of an
     evaluation; data and storage may take for ever. None: never.
     """
 
