@@ -1,9 +1,19 @@
-"""Small files that are whole or as they were, whenever the process is killed."""
+"""Small files that are whole or as they were, whenever the process is killed and however full the disk is."""
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+_AGAIN_S = 0.5
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+T = TypeVar("T")
+log = logging.getLogger("vitray")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -19,3 +29,25 @@ def write_whole(path: Path, text: str) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def when_there_is_room(write: Callable[[], T], where: Path, needed: int) -> T:
+    """What ``write`` returns. While the disk is full it is tried again; a person hears of it once, and when it is over.
+
+    For what must be written before anything follows from it. ``needed``: bytes, to be told.
+    """
+    waited = False
+    while True:
+        try:
+            done = write()
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            if not waited:
+                log.warning("%s: the disk is full, and %d bytes are needed; waiting until there is room", where, needed)
+            waited = True
+            time.sleep(_AGAIN_S)
+        else:
+            if waited:
+                log.warning("%s: there is room again", where)
+            return done

@@ -1,15 +1,18 @@
 """The tracker that ends in MLflow: reports go to a spool on disk, a background thread brings them to the server.
 
 Training never waits for MLflow and never dies of it: a dead, slow or failing server costs one warning and a growing
-spool, which is sent when the server is back, by this process or by the next one that uses the same spool folder.
+spool, which is sent when the server is back, by this process or by the next one that uses the same spool folder. A full
+disk costs one warning and some memory.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,16 @@ from vitray.tracking.tracker import DatasetInput, Status, check_run_key, check_s
 from vitray.tracking.uploader import Uploader
 
 CLOSE_WAIT_S = 15.0
+MOST_UNWRITTEN = 100_000  # reports in memory while the disk takes none; then the oldest go
 logger = logging.getLogger("vitray.tracking")
+
+
+@dataclass(frozen=True)
+class _Unwritten:
+    run: str
+    kind: str
+    body: dict[str, Any]
+    durable: bool
 
 
 class MlflowTracker:
@@ -40,7 +52,9 @@ class MlflowTracker:
         self._store = public(tracking_uri)
         self._lock = threading.Lock()
         self._started: dict[str, dict[str, Any]] = {}
-        self._disk_failed = False
+        self._writing = threading.RLock()
+        self._unwritten: deque[_Unwritten] = deque()
+        self._disk_failed, self._dropped = False, 0
 
     def start_run(
         self,
@@ -97,7 +111,15 @@ class MlflowTracker:
         self._uploader.wake()
 
     def flush(self, timeout_s: float) -> bool:
-        return self._uploader.drain(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while not self._all_written() and time.monotonic() < deadline:
+            time.sleep(min(0.2, timeout_s))
+        return self._uploader.drain(max(0.0, deadline - time.monotonic())) and self._all_written()
+
+    def _all_written(self) -> bool:
+        with self._writing:
+            self._write_down()
+            return not self._unwritten
 
     @property
     def away(self) -> bool:
@@ -105,6 +127,11 @@ class MlflowTracker:
         return self._uploader.away
 
     def close(self) -> None:
+        if not self._all_written() or self._dropped:
+            lost = len(self._unwritten) + self._dropped
+            logger.warning("reports are being lost: %d, since %s cannot be written", lost, self._uploader.spool_dir)
+            self._unwritten.clear()
+            self._dropped = 0
         left = self._uploader.close(CLOSE_WAIT_S)
         if left:
             logger.warning(
@@ -115,24 +142,50 @@ class MlflowTracker:
             )
 
     def _take(self, run: str, kind: str, body: dict[str, Any], *, durable: bool = True) -> None:
-        """Onto the disk, or, when the disk fails, into one warning: a full disk must not stop the training too."""
+        """Onto the disk; or, while the disk is full or gone, into memory, and on the disk when that can be: neither
+        must it stop the training."""
         with self._lock:
             start = self._started.get(run)
         if start is None:
             raise not_started(run)
-        try:
-            with self._uploader.using(run) as spool:
-                if kind != "start" and spool.size == 0:  # ended, delivered, removed: a late word needs a beginning
-                    spool.append("start", {**start, "late": True, "params": {}})
-                if kind == "artifact":
-                    origin = Path(body["path"]).resolve()
-                    body = {**body, "path": spool.keep_file(origin), "origin": str(origin)}
-                spool.append(kind, body, durable=durable)
-            self._disk_failed = False
-        except OSError as error:
-            if not self._disk_failed:
-                logger.warning("reports are being lost: %s cannot be written: %s", self._uploader.spool_dir, error)
-            self._disk_failed = True
+        if kind == "artifact":
+            body = {**body, "origin": str(Path(body["path"]).resolve())}
+        with self._writing:
+            self._unwritten.append(_Unwritten(run, kind, body, durable))
+            self._write_down()
+
+    def _write_down(self) -> None:
+        """What was taken and is not on the disk yet, in order, as far as the disk takes it."""
+        while self._unwritten:
+            try:
+                self._write(self._unwritten[0])
+            except OSError as error:
+                if not self._disk_failed:
+                    where = self._uploader.spool_dir
+                    logger.warning("%s cannot be written (%s); reports are kept in memory until it can", where, error)
+                self._disk_failed = True
+                if len(self._unwritten) > MOST_UNWRITTEN:
+                    self._unwritten.popleft()
+                    self._dropped += 1
+                return
+            except BaseException:  # another process has the run: whoever reports hears of it
+                self._unwritten.popleft()
+                raise
+            self._unwritten.popleft()
+        if self._disk_failed:
+            logger.warning("%s can be written again", self._uploader.spool_dir)
+        self._disk_failed = False
+
+    def _write(self, taken: _Unwritten) -> None:
+        run, kind, body = taken.run, taken.kind, taken.body
+        with self._uploader.using(run) as spool:
+            if kind != "start" and spool.size == 0:  # ended, delivered, removed: a late word needs a beginning
+                spool.append("start", {**self._started[run], "late": True, "params": {}})
+            if kind == "artifact":
+                if not Path(body["origin"]).exists():  # it is gone by now, and no wait brings it back
+                    return
+                body = {**body, "path": spool.keep_file(Path(body["origin"]))}
+            spool.append(kind, body, durable=taken.durable)
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vitray import __version__
 from vitray.errors import ConfigError, InterruptedRunError, OutOfMemoryError, failure_class, nearest
 from vitray.experiment import Experiment
-from vitray.files import write_whole
+from vitray.files import when_there_is_room, write_whole
 from vitray.home import Home
 from vitray.masking import masked
 from vitray.overrides import to_yaml
@@ -66,7 +66,8 @@ class Run:
         self.write_config()
         shown = self.folder / "shown" / _FILE  # the one to go on with may hold a key to the data
         shown.parent.mkdir(exist_ok=True)
-        shown.write_text(masked((self.folder / _FILE).read_text(encoding="utf-8")), encoding="utf-8")
+        text = masked((self.folder / _FILE).read_text(encoding="utf-8"))
+        when_there_is_room(lambda: write_whole(shown, text), shown, len(text))
         tracker.log_artifact(self.key, shown)
 
     def write_config(self) -> Path:
@@ -74,7 +75,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / _FILE
         # Whole, whenever it is killed: it is written anew at every start, and without it there is nothing to resume.
-        write_whole(path, to_yaml(self.experiment.model_dump(mode="json")))
+        text = to_yaml(self.experiment.model_dump(mode="json"))
+        when_there_is_room(lambda: write_whole(path, text), path, len(text))
         return path
 
 

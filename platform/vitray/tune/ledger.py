@@ -7,6 +7,7 @@ from them; they survive the death of the process, not a power cut. A torn last l
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -17,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from vitray.errors import ConfigError
+from vitray.files import when_there_is_room
 from vitray.tune.record import TrialRecord
 
 FILE = "ledger.jsonl"
@@ -43,15 +45,28 @@ class Ledger:
             )
         path = folder / FILE
         self.records, self.past, whole = _fold(path)
-        self._file = path.open("ab")
+        self._path, self._size = path, whole
+        self._file = path.open("ab", buffering=0)
         self._file.truncate(whole)
 
     def append(self, event: str, index: int, **facts: Any) -> TrialRecord:
-        """Write an event of a trial and apply it to its record; ``at`` is now unless given."""
+        """Write an event of a trial and apply it to its record; ``at`` is now unless given.
+
+        On a full disk it waits for room: what is not written down must not be acted upon.
+        """
         line = json.dumps({"event": event, "index": index, "at": time.time(), **facts}, default=str)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        data = line.encode() + b"\n"
+        when_there_is_room(lambda: self._write(data), self._path, len(data))
         return _apply(self.records, json.loads(line))  # as it will be read: a tuple comes back as a list
+
+    def _write(self, data: bytes) -> None:
+        try:
+            if self._file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            self._file.truncate(self._size)  # half a line would hide those after it
+            raise
+        self._size += len(data)
 
     def close(self) -> None:
         """Let another process have it."""

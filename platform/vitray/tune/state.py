@@ -12,7 +12,7 @@ from typing import Any
 
 from vitray.errors import ConfigError, nearest
 from vitray.experiment import Experiment
-from vitray.files import write_whole
+from vitray.files import when_there_is_room, write_whole
 from vitray.tracking.tracker import DatasetInput
 from vitray.train.run import Run
 from vitray.tune.keys import changed
@@ -104,7 +104,8 @@ def write_state(sweep: Sweep, status: str, **facts: Any) -> None:
         "fingerprint": sweep.fingerprint,
         "facts": facts,
     }
-    write_whole(sweep.folder / _FILE, json.dumps(state, default=str))
+    path, text = sweep.folder / _FILE, json.dumps(state, default=str)
+    when_there_is_room(lambda: write_whole(path, text), path, len(text))
 
 
 def is_sweep(folder: Path) -> bool:
