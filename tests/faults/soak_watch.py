@@ -1,0 +1,80 @@
+"""What is watched all along a soak: memory that grows, processes that nobody collects, files that stay."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from sweep_drivers import SweepDriver
+
+_EVERY_S = 3.0
+_WARM_S = 60.0  # of a process's life, in which it loads what it needs
+_LONG_S = 180.0  # who lives so long says something about growth
+_ZOMBIE_S = 30.0
+_KINDS = ("TrainController", "Mailbox", "ResourceTrainable", "RayTrainWorker", "raylet", "gcs_server", "vitray.cli")
+
+
+@dataclass
+class Watch:
+    """Samples every few seconds; ``wrong`` says what it has found."""
+
+    driver: SweepDriver
+    rss: dict[tuple[int, float, str], list[tuple[float, float]]] = field(default_factory=dict)
+    zombies: dict[tuple[int, float], float] = field(default_factory=dict)
+    _looked: float = 0.0
+
+    def look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < _EVERY_S:
+            return
+        self._looked = now
+        ours = {p.pid for p in self.driver.processes()} | {os.getpid()}
+        seen: dict[tuple[int, float], float] = {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                born = process.create_time()
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    if process.ppid() in ours:
+                        seen[process.pid, born] = self.zombies.get((process.pid, born), now)
+                elif process.pid in ours and process.pid != os.getpid():
+                    kind = next((k for k in _KINDS if k in process.name() + " ".join(process.cmdline())), None)
+                    if kind is not None and time.time() - born > _WARM_S:
+                        rss = process.memory_info().rss / 2**20
+                        self.rss.setdefault((process.pid, born, kind), []).append((now, rss))
+        self.zombies = seen
+
+    def old_zombies(self) -> list[str]:
+        now = time.monotonic()
+        return [f"zombie {pid}" for (pid, _), since in self.zombies.items() if now - since > _ZOMBIE_S]
+
+    def slopes(self) -> dict[str, float]:
+        """MiB a minute of the processes that lived long, the steepest of each kind."""
+        found: dict[str, float] = {}
+        for (_, _, kind), samples in self.rss.items():
+            if samples[-1][0] - samples[0][0] > _LONG_S:
+                found[kind] = max(found.get(kind, -1e9), slope(samples) * 60)
+        return found
+
+
+def slope(samples: list[tuple[float, float]]) -> float:
+    """Of the line through (seconds, MiB) with the least squares."""
+    n = len(samples)
+    mean_t, mean_y = sum(t for t, _ in samples) / n, sum(y for _, y in samples) / n
+    return sum((t - mean_t) * (y - mean_y) for t, y in samples) / sum((t - mean_t) ** 2 for t, _ in samples)
+
+
+def unowned(folder: Path, before: set[str]) -> list[str]:
+    """New entries of a folder (of /dev/shm) that no process has open or mapped."""
+    new = {path.name for path in folder.iterdir()} - before
+    if not new:
+        return []
+    used = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            used |= {Path(m.path).name for m in process.memory_maps(grouped=True) if str(folder) in m.path}
+            used |= {Path(f.path).name for f in process.open_files() if str(folder) in f.path}
+    return sorted(new - used)
