@@ -37,6 +37,10 @@ class Home:
         return self.root / "runs"
 
     @property
+    def jobs(self) -> Path:
+        return self.root / "jobs"
+
+    @property
     def spool(self) -> Path:
         return self.root / "spool"
 

@@ -105,13 +105,17 @@ def logs(job: str, follow: bool, tail: int | None, address: str | None) -> None:
 @cluster_option
 def stop(job: str, no_wait: bool, address: str | None) -> None:
     """Stop JOB: it saves a checkpoint first, and can be resumed."""
-    from vitray.cluster import job_watch
+    from vitray.cluster import job_memory, job_watch
     from vitray.cluster import jobs as cluster_jobs
 
     looking = _looking(address)
     found = cluster_jobs.find(looking.dashboard, job)
     if found.status == "PENDING":
         note(f"{found.id} has not begun yet, and is stopped when it has")
+    if found.status == "LOST":
+        job_memory.forget([found.id])
+        note(f"{found.id} {outcome(found)}; it is no longer listed")
+        return
     if not job_watch.stop(looking.dashboard, found):
         note(f"{found.id} had ended before: {outcome(cluster_jobs.again(looking.dashboard, found))}")
         return
@@ -165,7 +169,9 @@ def _facts(job: Job) -> dict[str, Any]:
 
 
 def _row(job: Job, waits: str | None) -> tuple[object, ...]:
-    took = f"{job.seconds:.0f} s" if job.seconds < 600 else f"{job.seconds / 60:.0f} min"
+    took = (
+        "" if job.status == "LOST" else f"{job.seconds:.0f} s" if job.seconds < 600 else f"{job.seconds / 60:.0f} min"
+    )
     shown = job.status.lower() if not job.over or job.status != "FAILED" else f"failed ({job.exit_code})"
     return job.id, job.name or "", job.kind or "other", shown, age(job.started), took, waits or ""
 

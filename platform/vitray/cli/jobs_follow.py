@@ -54,7 +54,7 @@ def follow_to_end(looking: Looking, job: Job, *, tail: int | None = None) -> int
         for text in follow(looking.dashboard, job, tail=tail, tell=note):
             sys.stdout.write(text)
             sys.stdout.flush()
-        job = now(looking.dashboard, job)
+        job = now(looking.dashboard, job, tell=note)
     except KeyboardInterrupt:
         note(f"\n{detached(looking, job)}")
         return EXIT_INTERRUPTED
@@ -86,6 +86,8 @@ def outcome(job: Job) -> str:
             return f"done {took}"
         case "STOPPED":
             return f"stopped {took}"
+        case "LOST":
+            return f"lost: {job.message}"
         case _ if job.code is None:
             return (
                 f"lost {took}: {job.message.strip().splitlines()[0] if job.message else 'the cluster does not say why'}"

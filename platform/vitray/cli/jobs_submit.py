@@ -111,7 +111,7 @@ def _options(*, trains: bool) -> list[Any]:
     return [
         click.argument("config", type=click.Path(), required=False),
         click.argument("overrides", nargs=-1, metavar="[section.key=value ...]"),
-        click.option("--resume", metavar="NAME", help="Go on with an earlier run of the cluster."),
+        click.option("--resume", metavar="NAME", help="Go on with an earlier run of the cluster, or a job by its id."),
         click.option("--name", metavar="NAME", help="Of the job and its run.  [default: the config's]"),
         click.option(
             "--worker-gpus", type=click.IntRange(min=0), metavar="N", help="N workers with a GPU each; 0: on CPUs."
@@ -126,10 +126,11 @@ def submit() -> None:
 
 
 def _submit(kind: str, ctx: click.Context, theirs: Sequence[click.Parameter], own: dict[str, Any]) -> None:
+    from vitray.cluster import job_memory
     from vitray.cluster.job_client import find_dashboard
     from vitray.cluster.job_request import Target
     from vitray.cluster.job_secrets import parse_variables
-    from vitray.cluster.job_state import state_notes, state_variables
+    from vitray.cluster.job_state import HOME_ELSE, state_notes, state_variables
     from vitray.cluster.jobs import OPTIONS, find, submit
     from vitray.train.provenance import of_repository
 
@@ -144,7 +145,10 @@ def _submit(kind: str, ctx: click.Context, theirs: Sequence[click.Parameter], ow
     request.metadata = {key: masked(value) for key, value in of_repository(Path.cwd()).items()}
     if options := _further(own, {**variables, **state}):
         request.metadata[OPTIONS] = options
-    done = submit(target.dashboard, request, installed=own["installed"])
+    home = state.get(_SENT_AS["home"]) or state.get(HOME_ELSE)
+    done = submit(target.dashboard, request, installed=own["installed"], seen_home=home if target.here else None)
+    if resumed := own.get("resume"):
+        job_memory.goes_on(target.dashboard, kind, resumed)
     for line in [*target.notes, *request.notes, *state_notes(state)]:
         note(line)
     looking = Looking(target.dashboard, own["address"])
@@ -175,6 +179,7 @@ def _further(own: dict[str, Any], sent: dict[str, str]) -> str:
 
 
 def _training(kind: str, target: Target, own: dict[str, Any], flags: list[str]) -> Request:
+    from vitray.cluster.job_memory import name_of
     from vitray.cluster.job_request import training
 
     config, overrides, resume = own["config"], list(own["overrides"]), own["resume"]
@@ -190,7 +195,8 @@ def _training(kind: str, target: Target, own: dict[str, Any], flags: list[str]) 
         overrides.append(f"name={own['name']}")
     if (gpus := own["worker_gpus"]) is not None:
         overrides += [f"cluster.workers={gpus}", "cluster.use_gpu=true"] if gpus else ["cluster.use_gpu=false"]
-    return training(kind, target, config, overrides, resume=resume, flags=flags)
+    name = name_of(resume) if resume else None
+    return training(kind, target, config, overrides, resume=resume, name=name, flags=flags)
 
 
 def _command_of(

@@ -55,6 +55,17 @@ class Dashboard:
         body = None if values is None else json.dumps(values).encode()
         return self._ask("POST", path, body, {"Content-Type": "application/json"} if body else {})
 
+    def now(self) -> Dashboard:
+        """The same address as it is now: another ``session`` where the head was started anew.
+
+        Raises:
+            ResourceError: nobody answers, or the token is refused.
+        """
+        found = _version(self)
+        if found is None:
+            raise token_refused(self.url, None)
+        return found
+
     def has(self, path: str) -> bool:
         """Whether there is anything at a path."""
         return self._ask("GET", path, missing_ok=True) is not None

@@ -9,15 +9,17 @@ from typing import Any
 
 from vitray.errors import EXIT_FAILED, EXIT_INTERRUPTED, ConfigError, nearest
 
-ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+LOST = "LOST"  # not of Ray's: its head was started anew and has forgotten the job
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED", LOST)
 
 
 @dataclass(frozen=True)
 class Job:
     """One job. ``kind`` is train, sweep, prepare or predict; of others ``entrypoint`` says what they run.
 
-    ``status``: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED. Times are Unix times. Once they are known: ``code``, the
-    driver's exit code, ``driver``, its number in the cluster, and ``node``, where it runs.
+    ``status``: PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED or LOST. Times are Unix times. Once they are known:
+    ``code``, the driver's exit code, ``driver``, its number in the cluster, and ``node``, where it runs. ``run``: of a
+    lost one, the name of its run where that is known here.
     """
 
     id: str
@@ -32,6 +34,7 @@ class Job:
     driver: str | None
     node: str | None
     metadata: Mapping[str, str]
+    run: str | None = None
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> Job:

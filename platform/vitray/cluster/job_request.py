@@ -67,9 +67,11 @@ def training(
     overrides: Sequence[str],
     *,
     resume: str | None = None,
+    name: str | None = None,
     flags: Sequence[str] = (),
 ) -> Request:
-    """A training or a sweep, new or resumed.
+    """A training or a sweep, new or resumed. ``resume``: a run's name, or the id of the job that it was; ``name``: what
+    people call the new job, if not after its run.
 
     Raises:
         ConfigError, DataError: the config is wrong, or names what only this machine sees.
@@ -83,12 +85,12 @@ def training(
             where=f"--resume {resume}",
             remedy="resume without overrides and --worker-gpus, or start a new run",
         )
-    request = Request(kind, resume or "", [])
+    request = Request(kind, name or resume or "", [])
     sent: list[str] = []
     if config is not None:
         sent = [Path(config).name]
-        name = _add_config(request, target, config, () if resume else overrides, sweep=kind == "sweep")
-        request.name = resume or name
+        its_name = _add_config(request, target, config, () if resume else overrides, sweep=kind == "sweep")
+        request.name = name or resume or its_name
     if resume is None:
         request.words = [kind, *(["run"] if kind == "sweep" else []), *flags, *sent]
     elif kind == "sweep":

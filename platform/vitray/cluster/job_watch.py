@@ -9,6 +9,7 @@ from contextlib import suppress
 from http.client import HTTPException
 from queue import Empty, Queue
 
+from vitray.cluster import job_memory
 from vitray.cluster.job_client import Dashboard
 from vitray.cluster.job_records import Job
 from vitray.cluster.job_room import waits_for
@@ -17,31 +18,49 @@ from vitray.errors import VitrayError
 
 _POLL_S, _SLOW_POLL_S = 0.2, 1.0
 _STREAM_S = 0.3  # between two looks of the cluster at a log that is followed
-_AWAY_S = 30.0  # that a dashboard may be out of reach without an end to watching
+_AWAY_S = 120.0  # that a dashboard may be out of reach without an end to watching: a cut network, a new head
+_TELL_S = 5.0  # after which that is told
 _BEGINS_S = 60.0  # for a job to begin, so that it hears that it is stopped
 _FIRST_LINE = "\nvitray "  # of vitray.cli.job, when an interrupt reaches it; Ray's own line is before it
 Tell = Callable[[str], None]
 
 
-def now(dashboard: Dashboard, job: Job, *, until: float | None = None) -> Job:
-    """The job as it is now, from a dashboard that may be out of reach for a while.
+def now(dashboard: Dashboard, job: Job, *, until: float | None = None, tell: Tell = lambda _: None) -> Job:
+    """The job as it is now, from a dashboard that may be out of reach for a while, of which ``tell`` hears.
 
     Args:
         until: of the monotonic clock, when to give up in any case.
 
     Raises:
-        VitrayError: it did not answer for 30 s. With exit code 1: 2 would seem to be the job's own.
+        VitrayError: it did not answer for two minutes. With exit code 1: 2 would seem to be the job's own.
     """
-    begun = time.monotonic()
+    begun, told = time.monotonic(), False
     while True:
         try:
-            return again(dashboard, job)
+            found = again(dashboard, job)
+            if told:
+                tell("the cluster answers again")
+            return found
         except VitrayError as error:
+            if (lost := _lost(dashboard, job)) is not None:
+                return lost
+            if not told and time.monotonic() - begun >= _TELL_S:
+                told = True
+                tell(f"{error.what} ({dashboard.url}); trying for {_AWAY_S:.0f} s, the job may go on meanwhile")
             if time.monotonic() - begun >= _AWAY_S or (until is not None and time.monotonic() >= until):
                 what = f"cannot be seen any more: {error.what}"
                 remedy = f"the job may go on; look again: vitray jobs status {job.id}"
                 raise VitrayError(what, where=job.id, remedy=remedy) from None
         time.sleep(_SLOW_POLL_S)
+
+
+def _lost(dashboard: Dashboard, job: Job) -> Job | None:
+    """The job as lost, if the head is another than the one that took it."""
+    try:
+        there = dashboard.now()
+    except VitrayError:
+        return None
+    return job_memory.lost_job(there, job.id)
 
 
 def stop(dashboard: Dashboard, job: Job) -> bool:
@@ -71,7 +90,7 @@ def wait(dashboard: Dashboard, job: Job, *, timeout_s: float | None = None, tell
     """
     until = None if timeout_s is None else time.monotonic() + timeout_s
     said, begun = None, time.monotonic()
-    while not (job := now(dashboard, job, until=until)).over:
+    while not (job := now(dashboard, job, until=until, tell=tell)).over:
         if until is not None and time.monotonic() >= until:
             remedy = f"wait longer, or look: vitray jobs status {job.id}"
             raise VitrayError(f"is still {job.status.lower()} after {timeout_s:g} s", where=job.id, remedy=remedy)
@@ -101,7 +120,7 @@ def follow(dashboard: Dashboard, job: Job, *, tail: int | None = None, tell: Tel
     """
     while job.node is None and not job.over:
         time.sleep(_POLL_S)
-        job = now(dashboard, job)
+        job = now(dashboard, job, tell=tell)
     log = "" if tail is None and job.node is not None else _log(dashboard, job)
     shown = log if tail is None else last_lines(log, tail)
     if job.node is None:  # it never began
@@ -122,7 +141,7 @@ def follow(dashboard: Dashboard, job: Job, *, tail: int | None = None, tell: Tel
         if job.over:
             break
         if time.monotonic() - looked >= _SLOW_POLL_S:
-            looked, job = time.monotonic(), now(dashboard, job)
+            looked, job = time.monotonic(), now(dashboard, job, tell=tell)
             if not reader.is_alive() and chunks.empty():  # the stream broke off, or never was
                 chunks.put(_log(dashboard, job).encode()[at:])
             if not job.over and looked - heard > 3 * _SLOW_POLL_S:

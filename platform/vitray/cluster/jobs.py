@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import secrets
 import shlex
+import time
 from dataclasses import dataclass
+from typing import Any
 
 from vitray import __version__
+from vitray.cluster import job_memory
 from vitray.cluster.job_client import Dashboard
 from vitray.cluster.job_package import Package, of_texts, of_vitray, send
-from vitray.cluster.job_records import Job, named, newest_first
+from vitray.cluster.job_records import LOST, Job, named, newest_first
 from vitray.cluster.job_request import Request
 from vitray.cluster.job_secrets import refuse_secrets
 from vitray.errors import VitrayError
@@ -30,8 +33,13 @@ class Submitted:
     sent: list[tuple[Package, bool]]
 
 
-def submit(dashboard: Dashboard, request: Request, *, installed: bool = False) -> Submitted:
-    """Hand a job to the cluster. ``installed``: it runs the cluster's own vitray, not this one.
+def submit(
+    dashboard: Dashboard, request: Request, *, installed: bool = False, seen_home: str | None = None
+) -> Submitted:
+    """Hand a job to the cluster, and remember it here.
+
+    ``installed``: it runs the cluster's own vitray, not this one; ``seen_home``: its state folder, if that is seen
+    from here.
 
     Raises:
         ConfigError: what is sent is too large, or would show a credential.
@@ -50,13 +58,25 @@ def submit(dashboard: Dashboard, request: Request, *, installed: bool = False) -
         environment["py_modules"] = [packages[-1].uri]
     number = "-".join(filter(None, (request.kind, _slug(request.name), secrets.token_hex(3))))
     metadata = {"vitray.kind": request.kind, "vitray.name": request.name, "vitray.version": __version__}
-    asked = {
+    asked: dict[str, Any] = {
         "entrypoint": entrypoint,
         "submission_id": number,
         "runtime_env": environment,
         "metadata": {**metadata, **request.metadata},
     }
     said = dashboard.post("/api/jobs/", asked)
+    note = job_memory.Submitted(
+        id=said["submission_id"],
+        kind=request.kind,
+        name=request.name,
+        entrypoint=entrypoint,
+        url=dashboard.url,
+        session=dashboard.session,
+        started=time.time(),
+        metadata=asked["metadata"],
+        home=seen_home,
+    )
+    job_memory.remember(note)
     return Submitted(said["submission_id"], sent)
 
 
@@ -66,8 +86,9 @@ def _slug(text: str) -> str:
 
 
 def jobs(dashboard: Dashboard) -> list[Job]:
-    """All submitted jobs, newest first."""
-    return newest_first(dashboard.get("/api/jobs/"))
+    """All submitted jobs, newest first; also those that were submitted from here and were lost with the head."""
+    known = newest_first(dashboard.get("/api/jobs/"))
+    return sorted([*known, *job_memory.lost(dashboard, known)], key=lambda job: -job.started)
 
 
 def find(dashboard: Dashboard, wanted: str) -> Job:
@@ -77,11 +98,19 @@ def find(dashboard: Dashboard, wanted: str) -> Job:
 
 def again(dashboard: Dashboard, job: Job) -> Job:
     """The job as it is now."""
+    if job.status == LOST:
+        return job
     return Job.of(dashboard.get(f"/api/jobs/{job.id}"))
 
 
 def log_of(dashboard: Dashboard, job: Job, *, tail: int | None = None) -> str:
-    """What the job has printed so far; the last ``tail`` lines of it."""
+    """What the job has printed so far; the last ``tail`` lines of it.
+
+    Raises:
+        VitrayError: it cannot be had, as where its head or node is gone.
+    """
+    if job.status == LOST:
+        raise VitrayError("its log went with the head", where=job.id)
     text: str = dashboard.get(f"/api/jobs/{job.id}/logs")["logs"]
     return text if tail is None else last_lines(text, tail)
 
@@ -97,6 +126,8 @@ def goes_on_with(dashboard: Dashboard, job: Job) -> str | None:
         return None
     if job.kind not in ("train", "sweep"):
         return "submit the same again" + ("; what was scored is kept" if job.kind == "predict" else "")
+    if job.status == LOST:
+        return _again_command(job, job.run or job.id)
     try:
         log = log_of(dashboard, job)
     except VitrayError:  # its node is gone
@@ -106,6 +137,10 @@ def goes_on_with(dashboard: Dashboard, job: Job) -> str | None:
     if not found and began is None:
         return None
     name = found[-1][1] if began is None or found else began.group(1)
+    return _again_command(job, name)
+
+
+def _again_command(job: Job, name: str) -> str:
     return " ".join(filter(None, (f"vitray jobs submit {job.kind} --resume {name}", job.metadata.get(OPTIONS))))
 
 

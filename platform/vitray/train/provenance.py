@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
 import os
@@ -59,12 +58,24 @@ def of_ray_job() -> dict[str, str]:
     tags = {}
     if ray is not None and ray.is_initialized():
         tags["vitray.ray_job_id"] = ray.get_runtime_context().get_job_id()
-        with contextlib.suppress(KeyError, ValueError, TypeError):  # it was not submitted
-            job = json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"])
-            tags["vitray.ray_submission_id"] = str(job["metadata"]["job_submission_id"])
+        if (submission := submission_id()) is not None:
+            tags["vitray.ray_submission_id"] = submission
             # The repository of who submitted it: where the job runs there is none.
-            tags |= {key: str(value) for key, value in job["metadata"].items() if key in OF_REPOSITORY}
+            tags |= {key: value for key, value in _job_metadata().items() if key in OF_REPOSITORY}
     return tags
+
+
+def submission_id() -> str | None:
+    """Of the job that this process is the driver of; None where nobody submitted it."""
+    return _job_metadata().get("job_submission_id")
+
+
+def _job_metadata() -> dict[str, str]:
+    try:
+        metadata = json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"])["metadata"]
+        return {key: str(value) for key, value in metadata.items()}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _git(folder: Path, *command: str) -> str | None:
