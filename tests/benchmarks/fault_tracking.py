@@ -121,10 +121,11 @@ def measure(way: str, fault: str, seconds: float, scratch: Path) -> dict[str, An
             "cpu": statistics.mean([line["cpu"] for line in here]) if here else float("nan"),
             "slowest": max((line["wall"] for line in here), default=float("nan")),
         }
+    before, then = said["peace"], said["fault"]
     harness.say(
-        f"{fault}, {way}: a step took {said['peace']['wall'] * 1e3:.1f} ms before, "
-        f"{said['fault']['wall'] * 1e3:.1f} in the fault (CPU {said['peace']['cpu'] * 1e3:.2f}, {said['fault']['cpu'] * 1e3:.2f}), the slowest "
-        f"{said['fault']['slowest']:.1f} s; {found} of {len(lines)} points"
+        f"{fault}, {way}: a step took {before['wall'] * 1e3:.1f} ms before, {then['wall'] * 1e3:.1f} in the fault "
+        f"(CPU {before['cpu'] * 1e3:.2f}, {then['cpu'] * 1e3:.2f}), the slowest {then['slowest']:.1f} s; "
+        f"{found} of {len(lines)} points"
         + (f"; it died: {said['log'].strip().splitlines()[-1][:200]}" if said["died"] else "")
     )
     return said

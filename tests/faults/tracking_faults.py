@@ -36,8 +36,8 @@ class Service:
 
     def killed(self, seconds: float) -> None:
         """Away for so long; then it comes back as it was."""
-        self.server.kill()
         self.network.rule = lambda method, path: 502  # as a proxy answers, whose server is gone
+        self.server.kill()
         time.sleep(seconds)
         self.server.start()
         self.network.rule = lambda method, path: "pass"

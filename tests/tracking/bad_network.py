@@ -42,10 +42,16 @@ class BadNetwork:
                 # The host as the server knows itself: it refuses others. Its port differs from ours.
                 asked = {k: v for k, v in self.headers.items() if k.lower() not in _BY_HOP}
                 headers = {**asked, "Host": f"127.0.0.1:{port}", "Connection": "close"}
-                upstream.request(self.command, self.path, body, headers)
-                reply = upstream.getresponse()
-                content = reply.read()
-                upstream.close()
+                try:
+                    upstream.request(self.command, self.path, body, headers)
+                    reply = upstream.getresponse()
+                    content = reply.read()
+                except (OSError, http.client.HTTPException):  # the server is gone
+                    network.spoilt += 1
+                    self._say(502, b"<html>bad gateway</html>", "text/html")
+                    return
+                finally:
+                    upstream.close()
                 network.forwarded.append(f"{self.command} {self.path.partition('?')[0]}")
                 if rule == "lose":
                     self.close_connection = True
