@@ -22,10 +22,18 @@ from processes import kill_all
 ROOT = Path(__file__).parents[1]
 CPUS = 3  # what no local Ray of a two-core test machine would have by itself
 _MARK = "VITRAY_TEST_HEAD"
+NODE = "VITRAY_TEST_NODE"  # the name of a node that joined it (ray_nodes.py), in all of its processes
 _START_S = 90.0
 _STOP_S = 40.0
 _COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
 _HEALTH: str = _COMPOSE["services"]["ray-head"]["healthcheck"]["test"][-1]
+
+
+def _of_another_node(process: psutil.Process) -> bool:
+    try:
+        return NODE in process.environ()
+    except psutil.Error:
+        return True
 
 
 def free_port() -> int:
@@ -123,6 +131,16 @@ class Head:
             timeout=timeout,
             check=False,
         )
+
+    def crash(self) -> int:
+        """Its power fails, with its jobs' and all that they started; other nodes are left. Returns how many ended."""
+        processes = [process for process in self.processes() if not _of_another_node(process)]
+        kill_all(processes)
+        psutil.wait_procs(processes, timeout=10)
+        if self.process is not None:
+            self.process.wait(10)
+        shutil.rmtree(self.folder / "ray", ignore_errors=True)  # it was in the memory of a container
+        return len(processes)
 
     def stop(self) -> list[str]:
         """End it as a container's stop would. Returns the processes that outlived it (and are then killed)."""

@@ -61,7 +61,7 @@ class Jobs:
             env=self.environment(**more),
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=300,
             check=False,
         )
         assert "Traceback" not in done.stderr, done.stderr
