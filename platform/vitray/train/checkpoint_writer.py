@@ -20,7 +20,7 @@ from vitray.train.patience import FIRST_S, LONGEST_S
 
 log = logging.getLogger(__name__)
 _AGAIN_S = 600.0  # between two words on a failure that lasts
-_NICE = 10  # beside ranks that take all cores; on a node that waits for its GPU it makes no difference
+_NICE = 5  # beside ranks that take all cores; more, and a busy node would let it wait for ever
 
 
 @dataclass(frozen=True)

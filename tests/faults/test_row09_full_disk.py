@@ -1,0 +1,127 @@
+"""Row 9: a disk that is full while checkpoints, reports and objects are written to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from injections import record
+from mlflow_view import look
+from small_disk import Disk, small_disk
+from small_runs import STEPS, restored, small_experiment, train
+
+from vitray.errors import CheckpointError
+from vitray.tracking.mlflow_store import MlflowTracker
+from vitray.train import checkpoint, loop
+from vitray.train.checkpoint import CheckpointStore, verify
+from vitray.train.report import Report
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+_FULL, _FREE = 3, 6  # epochs after which it is filled, and room is made
+
+
+@pytest.mark.parametrize("when", ["before it is begun", "in the midst of it"])
+def test_a_training_goes_on_says_so_and_saves_when_there_is_room(
+    digits: Path, tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Filled up between two saves; once the file system itself has to say so, as a quota would."""
+    experiment = small_experiment(digits, train__epochs=8, model__embed_dim=64)
+    train(experiment, tmp_path / "undisturbed")
+    errors: list[str] = []
+    if when == "in the midst of it":
+        monkeypatch.setattr(checkpoint, "check_room", lambda folder, needed: None)
+    with small_disk(tmp_path / "disk", 8) as disk:
+        place = disk.root / "run"
+        notes: list[str] = []
+
+        def disturb(report: Report) -> None:
+            if report.epoch == _FULL:
+                _until(lambda: _newest(place) == report.step)
+                disk.fill(leave=300_000)
+            if report.epoch == _FULL + 1:
+                _until(lambda: len(notes) > 0)  # by then the writer has met the full disk
+                errors.extend(notes)
+            if report.epoch == _FREE:
+                newest = CheckpointStore(place).newest()
+                assert newest is not None
+                verify(newest)
+                assert newest.step == STEPS * _FULL, "the last good one, and whole"
+                disk.clear()
+
+        reports = train(experiment, place, on_report=disturb, notes=notes)
+        assert [report.epoch for report in reports] == list(range(1, 9))
+        assert len(errors) == 1
+        assert str(place) in errors[0]
+        assert "No space left on device" in errors[0]
+        assert "it needs 0." in errors[0] or "it needs 1." in errors[0]
+        assert "0.3 MB are free" in errors[0] or when == "in the midst of it"
+        assert notes[1:] == ["checkpoints are saved again"]
+        ours, theirs = restored(place, experiment), restored(tmp_path / "undisturbed", experiment)
+        same = ours[0].step == theirs[0].step and all(ours[1][k].equal(v) for k, v in theirs[1].items())
+        half = list(CheckpointStore(place).history().begun)
+        held = same and not half
+        record(
+            9,
+            f"checkpoints, noticed {when}: training went on, the last good one stayed whole, the error named the place, "
+            "what it needs and what is free; the final weights are those of an undisturbed run",
+            held=held,
+            told=errors[0],
+        )
+        assert held
+
+
+def _newest(place: Path) -> int:
+    newest = CheckpointStore(place).newest()
+    return 0 if newest is None else newest.step
+
+
+def _until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not true() and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def test_at_the_end_it_waits_for_room_and_not_for_ever(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "PATIENCE_S", 0.5)
+    experiment = small_experiment(digits, train__epochs=2, model__embed_dim=64)
+    with small_disk(tmp_path / "disk", 8) as disk:
+        place = disk.root / "run"
+        with pytest.raises(CheckpointError, match="the checkpoint of step 10 cannot be saved: No space left") as caught:
+            train(experiment, place, on_report=lambda report: fill_once(disk, place, report), notes=[])
+        assert str(place) in str(caught.value)
+        assert "make room there" in str(caught.value)
+        disk.clear()
+        assert [report.epoch for report in train(experiment, place)] == [1, 2], "what it had is gone on from"
+
+
+def fill_once(disk: Disk, place: Path, report: Report) -> None:
+    if report.epoch == 1:
+        _until(lambda: _newest(place) == report.step)
+        disk.fill(leave=100_000)
+
+
+def test_reports_are_kept_until_there_is_room_for_them(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with small_disk(tmp_path / "disk", 1) as disk:
+        tracker = MlflowTracker(uri, disk.root / "spool", tmp_path / "artifacts", interval_s=0.05)
+        tracker.start_run("run", name="run", experiment="full", params={}, tags={})
+        steps = range(1, 201)
+        for step in steps:
+            if step == 50:
+                disk.fill()
+                assert disk.free == 0
+            if step == 150:
+                disk.clear()
+            tracker.log_metrics("run", {"loss": 1 / step}, step=step)
+        tracker.end_run("run", "FINISHED")
+        assert tracker.flush(60)
+        tracker.close()
+    (view,) = look(uri)["run"]
+    points = [step for key, step, _ in view.points if key == "loss"]
+    held = points == list(steps)
+    record(9, f"reports: {len(points)} of 200 delivered, 100 of them made on a full disk", held=held)
+    assert held
