@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from small_runs import small_experiment, small_feed, small_state, train
+from small_runs import small_experiment, small_feed, small_state, tensors_of, train
 
 from vitray.data.unit import Batch
+from vitray.errors import VitrayError
 from vitray.experiment import Experiment
 from vitray.train.checkpoint import CheckpointStore, Progress
 from vitray.train.evaluate import evaluate
@@ -89,4 +90,18 @@ def train_stretch_as_rank(
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=world_size)
     train_stretch(experiment, folder, Ranks(rank, world_size), leave_after)
+    dist.destroy_process_group()
+
+
+def begin_as_rank(rank: int, world_size: int, meet: Path, place: Path, out: Any) -> None:
+    """Begin attempt 1 as one of some ranks; puts its rank and the step, or what went wrong, and the tensors."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=world_size)
+    state, _ = small_state()
+    try:
+        step = CheckpointStore(place, attempt=1).begin(state, Ranks(rank, world_size)).step
+        out.put((rank, step, {name: tensor.tolist() for name, tensor in tensors_of(state).items()}))
+    except VitrayError as error:
+        out.put((rank, str(error), None))
+    dist.barrier()
     dist.destroy_process_group()
