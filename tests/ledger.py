@@ -18,7 +18,10 @@ from typing import Any
 
 
 def serve_with_ledger(folder: str, given: dict[str, Any]) -> None:
-    """What a rank does all its life, with a file of its own for what it takes and one for where it is."""
+    """What a rank does all its life, with a file of its own for what it takes and one for where it is.
+
+    Where it is while a file ``slow <there>`` is in the folder, it stays two seconds longer.
+    """
     import json
     import os
     import time
@@ -42,6 +45,8 @@ def serve_with_ledger(folder: str, given: dict[str, Any]) -> None:
         at(self, doing, step)
         with (Path(folder) / f"{name}.doing").open("w") as file:
             file.write(doing)
+        if (Path(folder) / f"slow {doing}").exists():
+            time.sleep(2.0)
 
     loop.train_step, Whereabouts.at = written_step, written_at  # type: ignore[method-assign]
     serving.serve(given)

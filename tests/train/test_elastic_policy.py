@@ -31,7 +31,9 @@ class World:
         monkeypatch.setattr(elastic, "reserved_by_others", lambda own: self.held)
         monkeypatch.setattr(elastic, "named_place", self._hold)
         monkeypatch.setattr(elastic, "remove_placement_group", lambda place: self.held.clear())
+        self.killed: list[str] = []
         monkeypatch.setattr(elastic.ray, "get", lambda said: said)
+        monkeypatch.setattr(elastic.ray, "kill", self.killed.append)
         monkeypatch.setattr(elastic.ray.util, "placement_group_table", lambda place: {"state": "CREATED"})
         monkeypatch.setattr(elastic, "_YOUNG_S", 0.0)
         monkeypatch.setattr(elastic, "_SETTLE_S", 0.0)
@@ -53,7 +55,7 @@ class World:
         return SimpleNamespace(**{name: SimpleNamespace(remote=answer) for name, answer in answers.items()})
 
     def running(self, node: str, ranks: int) -> Any:
-        worker = SimpleNamespace(metadata=SimpleNamespace(node_id=node))
+        worker = SimpleNamespace(metadata=SimpleNamespace(node_id=node), actor="rank")
         place = SimpleNamespace(placement_group=SimpleNamespace(id=b"own"))
         return SimpleNamespace(
             placement_group_handle=place, workers=[worker] * ranks, num_workers=ranks, start_time=time.monotonic() - 1e3
@@ -114,6 +116,7 @@ def test_ranks_that_hang_are_replaced_also_while_they_were_asked_to_leave(policy
     decision = policy.make_decision_for_running_worker_group(world.running("1", 2), None)  # type: ignore[arg-type]
     assert isinstance(decision, ResizeDecision)
     assert decision.num_workers == 4
+    assert world.killed == ["rank", "rank"]
     assert not world.held
     world.hangs = False
     assert isinstance(policy.make_decision_for_running_worker_group(world.running("1", 4), None), NoopDecision)  # type: ignore[arg-type]

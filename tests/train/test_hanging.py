@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,10 @@ from vitray.train.whereabouts import (
 )
 
 _LIMIT = 20.0
+
+
+def batches(*sizes: int) -> Iterator[Any]:
+    yield from (SimpleNamespace(label=range(size)) for size in sizes)
 
 
 class Ranks:
@@ -92,7 +98,7 @@ def test_steps_that_take_long_by_themselves_do_not_hang(ranks: Ranks) -> None:
     assert ranks.run(3) is not None
 
 
-@pytest.mark.parametrize(("doing", "seconds"), [(STARTING, 600), (FIRST, 600), (EVALUATING, 600), (ENDING, 200)])
+@pytest.mark.parametrize(("doing", "seconds"), [(STARTING, 600), (FIRST, 600), (EVALUATING, 600), (ENDING, 600)])
 def test_a_first_step_an_evaluation_and_an_end_may_take_far_longer_but_not_for_ever(
     ranks: Ranks, doing: str, seconds: float
 ) -> None:
@@ -147,13 +153,14 @@ def test_a_loop_notes_where_it_is_and_tells_the_line_it_stands_in() -> None:
     where = Whereabouts()
     where.at(STARTING, 0)
     seen = []
-    for _ in where.through(iter("abc"), 7):
+    for _ in where.through(batches(16, 16, 10, 16, 10), 5):
         seen.append((where.doing, where.step))
-    assert seen == [(FIRST, 8), (STEP, 9), (STEP, 10)]
+    # The last batch of an epoch is short, and torch.compile compiles anew for it.
+    assert seen == [(FIRST, 6), (STEP, 7), (FIRST, 8), (STEP, 9), (STEP, 10)]
     assert where.doing == WAITING
     assert where.step_s < 1
     seen = []
-    for _ in where.evaluating(iter("ab")):
+    for _ in where.evaluating(batches(16, 16)):
         seen.append((where.doing, where.step))
     assert seen == [(EVALUATING, 10)] * 2
     assert where.doing == ENDING

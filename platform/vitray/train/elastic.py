@@ -92,7 +92,7 @@ class GroupPolicy(ScalingPolicy):
         if due:
             self._looked = now
             if ray.get(self._mailbox.hangs.remote()):
-                return self._replace()
+                return self._replace(worker_group_state)
         if self._vacating:
             return self._when_vacated()
         if not due:
@@ -122,8 +122,10 @@ class GroupPolicy(ScalingPolicy):
         # Also where too few fit: the ranks that are there go, and these wait for their place.
         return self._start(max(fitting, self._plan.ranks), nodes)
 
-    def _replace(self) -> ScalingDecision:
-        """Others in place of the ranks that hang; these are killed."""
+    def _replace(self, group: WorkerGroupState) -> ScalingDecision:
+        """Others in place of the ranks that hang; these are killed, since Ray Train would first ask them to end."""
+        for worker in group.workers:
+            ray.kill(worker.actor)
         self._let_go()
         self._vacating = False
         nodes = without_silent(nodes_now())

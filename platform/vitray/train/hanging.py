@@ -30,8 +30,8 @@ from vitray.train.whereabouts import (
 _USUAL_STEPS = 10  # a step that takes so many times what steps take is none
 _LOOK_S = 2.0  # the most that counts between two looks
 _EVER = float("inf")
-# By what a rank does: how many times the limit it may say nothing, and stand still. Compilers, the first use of a GPU
-# and the import of a large library keep the interpreter for long; a collective in them waits for the slowest rank.
+# By what a rank does: how many times the limit it may say nothing, and stand still. The compiler, the first use of a
+# GPU and the import of a large library keep the interpreter for long; others wait for the slowest in a collective.
 _PATIENCE = {
     IDLE: (3.0, _EVER),
     STARTING: (10.0, 30.0),
@@ -39,7 +39,7 @@ _PATIENCE = {
     WAITING: (1.0, _EVER),
     STEP: (1.0, 1.0),
     EVALUATING: (1.0, 30.0),
-    ENDING: (1.0, 10.0),
+    ENDING: (1.0, 30.0),
     SAVING: (3.0, _EVER),
     ASKING: (3.0, _EVER),
 }

@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
-IDLE, STARTING, WAITING, FIRST, STEP = "idle", "starting", "waiting for data", "in its first step", "in step"
+from vitray.data.unit import Batch
+
+IDLE, STARTING, WAITING, FIRST, STEP = "idle", "starting", "waiting for data", "in a first step", "in step"
 EVALUATING, ENDING, SAVING, ASKING = "evaluating", "ending an epoch", "saving", "waiting for the driver"
 _OWN_SHARE = 0.1  # of the newest step in what a step usually takes
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,19 @@ class Whereabouts:
     def __init__(self) -> None:
         self._thread = threading.get_ident()
         self.doing, self.step, self.moves, self.step_s = IDLE, 0, 0, 0.0
-        self._first = True
+        self._sizes: set[int] = set()  # of batches that this process has trained on
 
     def at(self, doing: str, step: int | None = None) -> None:
         """The loop gets to something else."""
         if step is not None:
             self.step = step
         if doing == STARTING:
-            self._first, self.step_s = True, 0.0
+            self._sizes, self.step_s = set(), 0.0
         self.doing = doing
         self.moves += 1
 
-    def through(self, batches: Iterator[Item], before: int) -> Iterator[Item]:
-        """The same training batches, one a step; ``before`` steps are done. The first may take as long as it wants."""
+    def through(self, batches: Iterator[Batch], before: int) -> Iterator[Batch]:
+        """The same training batches, one a step; ``before`` steps are done. The first of a size is compiled for."""
         step = before
         while True:
             self.at(WAITING)
@@ -63,16 +63,16 @@ class Whereabouts:
             if batch is None:
                 return
             step += 1
-            self.at(FIRST if self._first else STEP, step)
+            first = len(batch.label) not in self._sizes
+            self._sizes.add(len(batch.label))
+            self.at(FIRST if first else STEP, step)
             begun = time.monotonic()
             yield batch
-            if self._first:
-                self._first = False
-            else:
+            if not first:
                 took = time.monotonic() - begun
                 self.step_s = took if not self.step_s else self.step_s + _OWN_SHARE * (took - self.step_s)
 
-    def evaluating(self, batches: Iterator[Item]) -> Iterator[Item]:
+    def evaluating(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches of an evaluation."""
         while True:
             self.at(WAITING)
