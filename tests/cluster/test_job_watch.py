@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
 import pytest
 
-from vitray.cluster import job_room, job_watch
+from vitray.cli.jobs_follow import Looking, follow_to_end
+from vitray.cluster import job_memory, job_room, job_watch
 from vitray.cluster.job_client import Dashboard
+from vitray.cluster.job_memory import Submitted
 from vitray.cluster.job_records import Job
 from vitray.cluster.job_room import Nodes
-from vitray.cluster.jobs import OPTIONS, goes_on_with
+from vitray.cluster.jobs import OPTIONS, goes_on_with, jobs
 from vitray.errors import VitrayError
 
+RUNNING = {"submission_id": "j", "status": "RUNNING", "driver_node_id": "n", "metadata": {"vitray.kind": "train"}}
 LOG = "Running entrypoint\nvitray 1: train\nrun a: state in /h\nlast, with é\n"
 Answer = tuple[int, Any]
 
@@ -152,3 +156,25 @@ def test_what_a_job_was_submitted_with_is_part_of_how_to_go_on(cluster: Cluster)
     assert goes_on_with(cluster.dashboard, plain) == "vitray jobs submit train --resume a"
     further = Job.of(said("STOPPED", metadata={OPTIONS: "--home /shared --stop-s 9"}))
     assert goes_on_with(cluster.dashboard, further) == "vitray jobs submit train --resume a --home /shared --stop-s 9"
+
+
+def test_a_job_whose_head_was_started_anew_is_lost(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.on("GET /api/version", lambda _: (200, {"ray_version": "2", "session_name": "session_2026-02"}))
+    cluster.on("GET /api/jobs/j", lambda before: (404, "no such job") if before else (200, RUNNING))
+    cluster.on("GET /api/jobs/", lambda _: (200, []))
+    cluster.on("GET /api/v0/logs/stream", lambda _: (200, LOG.encode()))
+    url = cluster.dashboard.url
+    note = Submitted("j", "train", "a", "x", url, "session_2026-01", 1000.0, {OPTIONS: "--stop-s 9"})
+    job_memory.remember(note)
+    job_memory.remember(replace(note, id="elsewhere", url="http://other:8265"))
+    job_memory.remember(replace(note, id="newer", session="session_2026-02"))
+    assert follow_to_end(Looking(cluster.dashboard, None), Job.of(RUNNING)) == 1
+    shown = capsys.readouterr()
+    assert "last, with" in shown.out
+    assert "j: lost: the cluster's head was started anew" in shown.err
+    assert "go on with: vitray jobs submit train --resume j --stop-s 9" in shown.err
+    there = cluster.dashboard.now()
+    (listed,) = jobs(there)
+    assert (listed.id, listed.status, listed.name) == ("j", "LOST", "a")
+    job_memory.goes_on(there, "train", "j")
+    assert jobs(there) == []
