@@ -124,16 +124,16 @@ def disk_full(victim: Victim) -> str | None:
 
 
 FAULTS: dict[str, tuple[int, Fault]] = {
-    "rank": (5, kills("RayTrainWorker")),
-    "data task": (4, kills("data task")),
-    "mailbox": (3, kills("Mailbox")),
-    "controller": (3, kills("TrainController")),
-    "trial actor": (3, kills("ResourceTrainable")),
-    "driver": (3, driver_killed),
+    "rank": (3, kills("RayTrainWorker")),
+    "data task": (2, kills("data task")),
+    "mailbox": (2, kills("Mailbox")),
+    "controller": (2, kills("TrainController")),
+    "trial actor": (2, kills("ResourceTrainable")),
+    "driver": (1, driver_killed),
     "stopped rank": (2, stops),
-    "MLflow down": (2, mlflow_down),
-    "MLflow slow": (2, mlflow_slow),
-    "MLflow failing": (2, mlflow_failing),
-    "damaged checkpoint": (3, checkpoint_damaged),
-    "full disk": (2, disk_full),
+    "MLflow down": (1, mlflow_down),
+    "MLflow slow": (1, mlflow_slow),
+    "MLflow failing": (1, mlflow_failing),
+    "damaged checkpoint": (2, checkpoint_damaged),
+    "full disk": (1, disk_full),
 }

@@ -152,7 +152,7 @@ class Soak:
 def test_soak(disk: tuple[Path, bool], digits: Path, tmp_path: Path) -> None:
     folder, small = disk
     shm = {path.name for path in Path("/dev/shm").iterdir()}
-    chance, done = random.Random(_SEED), Counter[str]()
+    chance, done, bag = random.Random(_SEED), Counter[str](), list[str]()
     tell(f"\nseed {_SEED}; again with VITRAY_SOAK_SEED={_SEED} VITRAY_SOAK_MINUTES={_MINUTES:g} make soak")
     with Service(tmp_path / "mlflow").running() as service:
         soak = Soak(folder, service, digits)
@@ -166,11 +166,16 @@ def test_soak(disk: tuple[Path, bool], digits: Path, tmp_path: Path) -> None:
                 while time.monotonic() < next_at:
                     soak.tend()
                     time.sleep(0.2)
-                kind = chance.choices(list(FAULTS), [weight for weight, _ in FAULTS.values()])[0]
+                if not bag:  # so that each kind has its turn soon
+                    bag += [kind for kind, (weight, _) in FAULTS.items() for _ in range(weight)]
+                    chance.shuffle(bag)
+                kind = bag.pop()
                 victim = Victim(soak.driver, service, chance, folder / "home" if small else None)
                 if (said := FAULTS[kind][1](victim)) is not None:
                     done[kind] += 1
                     soak.say(said)
+                else:
+                    bag.insert(0, kind)  # there was nothing that it could befall
                 soak.tend(killed=kind == "driver")
             soak.say("no more faults: the last sweep ends in peace, and one more")
             last, patience = soak.rounds + 2, time.monotonic() + 900
