@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -43,7 +44,7 @@ class Run:
     @property
     def gaps(self) -> list[float]:
         times = [0.0, *(now for _, now in self.saves)]
-        return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+        return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
 @pytest.mark.parametrize("a_step", [0.002, 0.3, 7.0, 100.0])
@@ -109,4 +110,4 @@ def test_both_rules_are_refused_and_the_earlier_name_is_understood() -> None:
         TrainConfig(checkpoint_steps=7, work_at_risk=30)
     with pytest.raises(ConfigError, match="both say when"):
         TrainConfig(checkpoint_steps=7, work_at_risk="auto")
-    assert TrainConfig(**{"keep_checkpoints": 5}).keep_last == 5
+    assert TrainConfig.model_validate({"keep_checkpoints": 5}).keep_last == 5
