@@ -58,7 +58,7 @@ class Submitted:
             driver=None,
             node=None,
             metadata=self.metadata,
-            run=run_of(Home(Path(self.home)), self.id) if self.home else None,
+            run=run_of(Home(Path(self.home)), self.id) or "" if self.home else None,
         )
 
 

@@ -19,7 +19,7 @@ class Job:
 
     ``status``: PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED or LOST. Times are Unix times. Once they are known:
     ``code``, the driver's exit code, ``driver``, its number in the cluster, and ``node``, where it runs. ``run``: of a
-    lost one, the name of its run where that is known here.
+    lost one, the name of its run where that is known here, "" if it had not begun.
     """
 
     id: str

@@ -127,6 +127,8 @@ def goes_on_with(dashboard: Dashboard, job: Job) -> str | None:
     if job.kind not in ("train", "sweep"):
         return "submit the same again" + ("; what was scored is kept" if job.kind == "predict" else "")
     if job.status == LOST:
+        if job.run == "":
+            return "submit the same again: it had not begun"
         return _again_command(job, job.run or job.id)
     try:
         log = log_of(dashboard, job)
