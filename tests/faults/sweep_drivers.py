@@ -17,7 +17,7 @@ import psutil
 from processes import kill_all
 
 from vitray.home import Home
-from vitray.train.checkpoint import STATE, CheckpointStore
+from vitray.train.checkpoint import CheckpointStore, verify
 from vitray.tune.ledger import FILE, read_records
 from vitray.tune.record import TrialRecord
 from vitray.tune.state import is_sweep, trial_folder
@@ -138,7 +138,7 @@ def recomputed(sweep: Path, record: TrialRecord) -> int:
     """
     newest = CheckpointStore(trial_folder(sweep, record) / "checkpoints").newest()
     assert newest is not None, f"{record.name} has no checkpoint"
-    made = {r["epoch"]: r["timestamp_ms"] for r in json.loads((newest / STATE).read_text())["reports"]}
+    made = {r["epoch"]: r["timestamp_ms"] for r in verify(newest).reports}
     return sum(made[int(r["epoch"])] != round(r["at"] * 1000) for r in record.reports)
 
 
