@@ -184,7 +184,7 @@ def _text(job: Job, facts: dict[str, Any], looking: Looking) -> str:
     if facts["error"]:
         lines.append(facts["error"])
     if facts["goes_on_with"]:
-        at = f" --address {looking.address}" if looking.address else ""
+        at = looking.at if facts["goes_on_with"].startswith("vitray ") else ""
         lines.append(f"go on with: {facts['goes_on_with']}{at}")
     if not job.over:
         lines.append(f"next: {looking.command('logs -f', job.id)}")

@@ -36,7 +36,12 @@ class Looking:
 
     def command(self, verb: str, job: str) -> str:
         """What to type to look at a job again."""
-        return f"vitray jobs {verb} {job}" + (f" --address {self.address}" if self.address else "")
+        return f"vitray jobs {verb} {job}{self.at}"
+
+    @property
+    def at(self) -> str:
+        """The address as a word of a command, where one was typed."""
+        return f" --address {self.address}" if self.address else ""
 
     def commands(self, job: str) -> dict[str, str]:
         """What to type next, by verb."""
@@ -74,7 +79,7 @@ def end_of(looking: Looking, job: Job) -> int:
     code = job.exit_code
     note(f"{job.id}: {outcome(job)}")
     if further := goes_on_with(looking.dashboard, job):
-        note(f"go on with: {further}" + (f" --address {looking.address}" if looking.address else ""))
+        note(f"go on with: {further}{looking.at if further.startswith('vitray ') else ''}")
     return code
 
 
