@@ -12,7 +12,7 @@ import hanging_ranks
 import psutil
 import pytest
 from disturbed import RANK, STEPS, Trained, disturbed_experiment, processes, ranks_that_do, train
-from hanging_ranks import MESSAGE, INTERPRETER, PYTHON, hanging
+from hanging_ranks import INTERPRETER, MESSAGE, PYTHON, hanging
 from injections import record
 from ledger import Ledger, serving
 from small_runs import assert_bitwise_equal
