@@ -44,7 +44,7 @@ def small_feed(experiment: Experiment, ranks: Ranks | None = None) -> Feed:
 
 def train(
     experiment: Experiment,
-    folder: Path,
+    folder: Path | str,
     *,
     stop_at_epoch: int | None = None,
     ranks: Ranks | None = None,
@@ -112,7 +112,7 @@ def assert_bitwise_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Te
         assert torch.equal(one[name], other[name]), name
 
 
-def restored(folder: Path, experiment: Experiment) -> tuple[Progress, dict[str, torch.Tensor]]:
+def restored(folder: Path | str, experiment: Experiment) -> tuple[Progress, dict[str, torch.Tensor]]:
     """Where a run stands (without the times it took), and every tensor of its newest checkpoint."""
     from vitray.train.loop import fresh_state
 

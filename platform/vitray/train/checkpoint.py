@@ -280,7 +280,7 @@ class CheckpointStore:
         try:
             make(self.folder)
             check_room(self.folder, self._needed)
-            self._check_newest(self.history())
+            self._check_newest(History.of(self.folder))
             make(self.folder, name.text)
             written: dict[str, Written] = {}
             for file, tensors in self._snapshot.files.items():
@@ -300,7 +300,7 @@ class CheckpointStore:
             self._prune(name, progress)
 
     def _prune(self, saved: Name, progress: Progress) -> None:
-        history = self.history()
+        history = History.of(self.folder)
         self._check_newest(history)
         stays = retention.kept(
             history.committed, saved, progress.best_step, self._score, last=self._keep_last, best=self._keep_best
@@ -327,7 +327,7 @@ class CheckpointStore:
     # Looking
 
     def history(self) -> History:
-        """What lies there now."""
+        """What lies there now; raises StorageAwayError where that does not answer for long."""
         return patiently(lambda: History.of(self.folder), self.folder)
 
     def committed(self) -> list[Saved]:
