@@ -13,12 +13,12 @@ from vitray.errors import OutOfMemoryError, VitrayError
 from vitray.experiment import Experiment
 from vitray.train.adopt import await_step
 from vitray.train.checkpoint_place import opened, place_of
-from vitray.train.messages import Ended
+from vitray.train.messages import Ended, Note
 from vitray.train.report import Report
 from vitray.train.resources import GroupPlan
 from vitray.train.retry import after_out_of_memory, retry_note
 from vitray.train.worker_group import WorkerGroup
-from vitray.tune.conductor import FAILURE, FAILURE_CLASS, RETRY
+from vitray.tune.conductor import FAILURE, FAILURE_CLASS, NOTES, RETRY
 from vitray.tune.keys import changed
 
 _COMMIT_S = 60.0
@@ -34,6 +34,7 @@ class WarmTrial(tune.Trainable):
         self._undecided = self._running = False
         self._retry: str | None = None  # what was changed after it ran out of memory
         self._said = False
+        self._notes: list[str] = []  # for people, with the next result
         self._experiment, self._folder = experiment, Path()
         self._known_epoch = 0  # the driver has the reports up to this one
         self._asks_at: frozenset[int] | None = None  # epochs after which Tune decides; None: after every one
@@ -57,21 +58,22 @@ class WarmTrial(tune.Trainable):
         if self._undecided:
             self._undecided = False
             self._group.decide(True)
-        said = self._group.next()
+        said = self._group.next(on_note=self._note)
         if isinstance(said, Ended) and isinstance(said.error, OutOfMemoryError) and self._retry is None:
             smaller = after_out_of_memory(self._experiment)
             if smaller is not None:
                 self._experiment, self._retry = smaller, retry_note(smaller)
                 self._group.start(smaller, self._folder, self._asks_at, self._known_epoch)
-                said = self._group.next()
+                said = self._group.next(on_note=self._note)
         if isinstance(said, Report):
             if said.epoch >= self._experiment.train.epochs:
                 self._await_commit(said)  # whoever hears that it is done may use its weights
             self._undecided = self._asks_at is None or said.epoch in self._asks_at
-            return self._result(said) | ({RETRY: self._say_retry()} if self._retry and not self._said else {})
+            said_of_it = {RETRY: self._say_retry()} if self._retry and not self._said else {}
+            return self._result(said) | self._take_notes() | said_of_it
         self._running = False
         assert said.error is not None, "an experiment that ends well says so in its last report"
-        return self._failed(said)
+        return self._failed(said) | self._take_notes()
 
     def save_checkpoint(self, checkpoint_dir: str) -> str:
         """Tune asks when a trial is done. The real checkpoints are the ranks', in the run's folder."""
@@ -93,6 +95,7 @@ class WarmTrial(tune.Trainable):
         self._known_epoch = int(job["known_epoch"])
         self._asks_at = None if job["asks_at"] is None else frozenset(job["asks_at"])
         self._retry, self._said = None, False
+        self._notes.clear()
         if job["retried"] and (smaller := after_out_of_memory(self._experiment)) is not None:
             # It ran out of memory before it was paused or its driver died, and would again.
             self._experiment, self._retry, self._said = smaller, retry_note(smaller), True
@@ -120,7 +123,7 @@ class WarmTrial(tune.Trainable):
             self._undecided = False
         while self._running:
             assert self._group is not None
-            said = self._group.next()
+            said = self._group.next(on_note=self._note)
             if isinstance(said, Ended):
                 self._running = False
             else:
@@ -139,6 +142,13 @@ class WarmTrial(tune.Trainable):
             "timestamp_ms": report.timestamp_ms,
             "done": report.epoch >= self._experiment.train.epochs,
         }
+
+    def _note(self, note: Note) -> None:
+        self._notes.append(note.text)
+
+    def _take_notes(self) -> dict[str, list[str]]:
+        notes, self._notes = self._notes, []
+        return {NOTES: notes} if notes else {}
 
     def _say_retry(self) -> str | None:
         self._said = True
