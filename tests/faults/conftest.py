@@ -12,7 +12,7 @@ from injections import full
 
 # What the other tests train, serve and spoil, is trained, served and spoilt here.
 sys.path.extend(
-    str(Path(__file__).parent.parent / folder) for folder in ("train", "tracking", "cluster", "tune", "cli")
+    str(Path(__file__).parent.parent / folder) for folder in ("train", "tracking", "cluster", "tune", "cli", "hosts")
 )
 
 

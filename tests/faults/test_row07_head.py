@@ -90,7 +90,9 @@ def undisturbed(jobs: Jobs) -> bytes:
 @pytest.mark.parametrize("down_s", [0, 20, 60])
 def test_a_head_that_is_started_anew(jobs: Jobs, undisturbed: bytes, down_s: int) -> None:
     head, name = jobs.head, f"down-{down_s}"
-    number = jobs("submit", "train", "c.yaml", f"name={name}", "--output", "json").said["id"]
+    submitted = jobs("submit", "train", "c.yaml", f"name={name}", "--output", "json")
+    assert submitted.code == 0, submitted.err
+    number = submitted.said["id"]
     checkpoints = jobs.home / "runs" / name / "checkpoints"
     environment = {k: v for k, v in jobs.environment().items() if v != head.mark}  # it is no process of the head's
     follower = subprocess.Popen(

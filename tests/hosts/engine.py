@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ from compose_file import FOLDER, compose, image_environment
 from container import Container, Spec
 from images import image_of
 from names import NameServer
-from network import Networks
-from relay import Relay
+from network import Networks, ip
+from relay import Relay, free_ports
 
 _PATIENCE_S = 120.0
 _RESTARTS = 2  # a Ray node ends if one of its parts has waited for another for 30 s, as on a machine that is very busy
@@ -28,6 +30,27 @@ def seconds(text: str) -> float:
     return float(number) * _SECONDS[unit]
 
 
+@contextlib.contextmanager
+def small_cluster() -> Iterator[Engine]:
+    """The whole file, with two workers of one CPU: all of it shares one machine. Whatever happens, nothing is left."""
+    dashboard, mlflow = free_ports(2)
+    engine = Engine(
+        VITRAY_UID="1000",
+        WORKER_CPUS="1",
+        OBJECT_STORE_BYTES="150000000",
+        SHARED_MEMORY_BYTES="260000000",
+        RAY_DASHBOARD_PORT=str(dashboard),
+        MLFLOW_PORT=str(mlflow),
+    )
+    run = engine.networks.run
+    try:
+        engine.up(ray_worker=2)
+        yield engine
+    finally:
+        engine.remove()
+    assert f"v{run}" not in ip("netns", "list") + ip("-o", "link")
+
+
 class Engine:
     """One run of the file. ``variables`` are those of docker/.env; secrets are made anew by docker/secrets.sh."""
 
@@ -37,7 +60,7 @@ class Engine:
         self.uid = int(variables["VITRAY_UID"])
         self.networks = Networks()
         self.containers: dict[str, Container] = {}
-        self._relays: list[Relay] = []
+        self.relays: dict[str, Relay] = {}  # by container
         self._servers: list[NameServer] = []
         self._make_docker_folder()
         self.file = compose(**variables)
@@ -96,7 +119,7 @@ class Engine:
         container.start()
         for port in facts.get("ports", []):
             outside, published, inside = port.split(":")
-            self._relays.append(Relay(outside, int(published), (next(iter(addresses.values())), int(inside))))
+            self.relays[name] = Relay(outside, int(published), (next(iter(addresses.values())), int(inside)))
         return container
 
     def of(self, service: str) -> list[Container]:
@@ -153,7 +176,7 @@ class Engine:
 
     def remove(self) -> None:
         """Whatever state it is in: no process, namespace, bridge or file is left."""
-        for relay in self._relays:
+        for relay in self.relays.values():
             relay.close()
         left = [container.name for container in self.containers.values() if not container.kill()]
         for server in self._servers:

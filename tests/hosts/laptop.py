@@ -24,22 +24,29 @@ class Laptop:
 
     def run(self, *command: str, mlflow: bool = False, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """``mlflow``: by the published port; a job has the cluster's own."""
-        ours = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "VITRAY_", "MLFLOW_"))}
-        ours |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self._engine.secret_file("ray_auth_token"))}
-        if mlflow:
-            ours |= {"MLFLOW_TRACKING_URI": self.mlflow, "MLFLOW_TRACKING_USERNAME": "vitray"}
-            ours |= {"MLFLOW_TRACKING_PASSWORD": self._engine.secret("mlflow_user_password")}
-        ours |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{ours['PATH']}"}
         return subprocess.run(
             command,
             cwd=self._folder,
-            env=ours,
+            env=self._environment(mlflow),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             timeout=timeout,
             check=False,
         )
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """As :meth:`run`, without waiting for its end."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(command, cwd=self._folder, env=self._environment(), text=True, **pipes)
+
+    def _environment(self, mlflow: bool = False) -> dict[str, str]:
+        ours = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "VITRAY_", "MLFLOW_"))}
+        ours |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self._engine.secret_file("ray_auth_token"))}
+        if mlflow:
+            ours |= {"MLFLOW_TRACKING_URI": self.mlflow, "MLFLOW_TRACKING_USERNAME": "vitray"}
+            ours |= {"MLFLOW_TRACKING_PASSWORD": self._engine.secret("mlflow_user_password")}
+        return ours | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{ours['PATH']}"}
 
     def ask_ray(self, path: str) -> Any:
         """A page of the dashboard's API, as JSON."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 
@@ -37,6 +38,7 @@ class Networks:
     networks: dict[str, Network] = field(default_factory=dict)
     namespaces: list[str] = field(default_factory=list)
     _legs: list[str] = field(default_factory=list)
+    _leg_of: dict[tuple[str, str], str] = field(default_factory=dict)  # by namespace and network
 
     def add_network(self, name: str, *, internal: bool) -> None:
         bridge = f"v{self.run}-b{len(self.networks)}"
@@ -59,6 +61,7 @@ class Networks:
             outside, inside = f"v{self.run}-{len(self._legs)}", f"eth{position}"
             ip("link", "add", outside, "type", "veth", "peer", "name", inside, "netns", namespace)
             self._legs.append(outside)
+            self._leg_of[namespace, wanted] = outside
             ip("link", "set", outside, "master", network.bridge, "up")
             addresses[wanted] = network.next_address()
             ip("-n", namespace, "address", "add", f"{addresses[wanted]}/24", "dev", inside)
@@ -66,6 +69,18 @@ class Networks:
             if not network.internal and "default" not in ip("-n", namespace, "route"):
                 ip("-n", namespace, "route", "add", "default", "via", f"{network.prefix}.1")
         return namespace, addresses
+
+    @contextlib.contextmanager
+    def cut(self, network: str, *namespaces: str) -> Iterator[None]:
+        """Packets between any two of these are dropped, without a word to either; all others go their way."""
+        legs = [self._leg_of[namespace, network] for namespace in namespaces]
+        for leg in legs:
+            ip("link", "set", "dev", leg, "type", "bridge_slave", "isolated", "on")
+        try:
+            yield
+        finally:
+            for leg in legs:
+                ip("link", "set", "dev", leg, "type", "bridge_slave", "isolated", "off")
 
     def listening(self, namespace: str) -> set[tuple[str, int]]:
         """Addresses and ports that take TCP connections in a namespace."""
