@@ -23,6 +23,7 @@ from typing import Any
 
 import harness
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tracking"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "faults"))
 from tracking_faults import FAULTS, Service
