@@ -173,6 +173,7 @@ class CheckpointStore:
         self._check_newest(history)
         found = self._newest_whole(history)
         step = 0 if found is None else found[0].step
+        self._tell_of_lost_records(history, step)
         fence = attempt.fence(step)
         patiently(lambda: self._mark(fence), self.folder)
         patiently(lambda: self.folder.remove(attempt.claim), self.folder)
@@ -210,10 +211,23 @@ class CheckpointStore:
             except StorageAwayError:
                 raise
             except CheckpointError as error:
-                text = f"{error}; going back to the one before"
-                log.warning("%s", text)
-                self._tell(text)
+                self._pass_over(str(error))
         return None
+
+    def _tell_of_lost_records(self, history: History, step: int) -> None:
+        """A writer that died leaves a part of a checkpoint. Where all but the commit record is there, that was lost."""
+        for name in history.begun:
+            if name.step > step and INFO in self._files_of(name):
+                self._pass_over(f"{shown(self.folder)}/{name.text}: the commit record is missing")
+
+    def _files_of(self, name: Name) -> list[str]:
+        below = Folder(self.folder.filesystem, f"{self.folder.base}/{name.text}")
+        return patiently(below.files, self.folder)
+
+    def _pass_over(self, why: str) -> None:
+        text = f"{why}; going back to the one before"
+        log.warning("%s", text)
+        self._tell(text)
 
     # Saving
 
