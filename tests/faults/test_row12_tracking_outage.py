@@ -67,9 +67,7 @@ class Sweep:
 @pytest.mark.parametrize("name", list(FAULTS))
 def test_an_outage_loses_nothing(name: str, service: Service, tmp_path: Path) -> None:
     if name not in _FEW and not full():
-        pytest.skip(
-            "takes its time: make faults"
-        )  # what a server that comes back empty gets: tests/tracking/test_again
+        pytest.skip("takes its time: make faults")  # emptied: see tests/tracking/test_again
     seconds = float(injections(whole=60, few=_FEW.get(name, 0)))
     tracker = MlflowTracker(service.uri, tmp_path / "spool", tmp_path / "artifacts", interval_s=0.2)
     sweep = Sweep(tracker, name)
