@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -39,18 +40,21 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> dict[int, bytes]:
+def undisturbed(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], bytes]:
     """The final weights, by number of ranks."""
-    laptop, weights = Laptop(engine, tmp_path_factory.mktemp("laptop")), {}
-    for ranks in sorted({ranks for *_, ranks in _CUTS.values()}):
+    laptop = Laptop(engine, tmp_path_factory.mktemp("laptop"))
+
+    @cache
+    def weights(ranks: int) -> bytes:
         run = submit(engine, laptop, f"undisturbed-{ranks}", ranks)
         run.wait()
-        weights[ranks] = run.weights()
+        return run.weights()
+
     return weights
 
 
 @pytest.mark.parametrize("what", _CUTS)
-def test_a_cut_of_a_minute(engine: Engine, tmp_path: Path, undisturbed: dict[int, bytes], what: str) -> None:
+def test_a_cut_of_a_minute(engine: Engine, tmp_path: Path, undisturbed: Callable[[int], bytes], what: str) -> None:
     (first, second), port, ranks = _CUTS[what]
     laptop = Laptop(engine, tmp_path)
     run = submit(engine, laptop, f"cut-{list(_CUTS).index(what)}", ranks)
@@ -76,7 +80,7 @@ def test_a_cut_of_a_minute(engine: Engine, tmp_path: Path, undisturbed: dict[int
     goes_on_s = ledger.next_step_after(begun)
     longest = max(b.at - a.at for p in ledger.processes for a, b in pairwise(p) if p[0].rank == 0)
     lost = missing_and_doubled(ledger.seen(), _ROWS, _STEPS)
-    same = run.weights() == undisturbed[ranks]
+    same = run.weights() == undisturbed(ranks)
     states, points = run.points()
     told = states == ["FINISHED"] and points == list(range(1, EPOCHS + 1))
     goes_on = "never stopped" if goes_on_s is None else f"trained again {goes_on_s:.0f} s after its begin"
@@ -91,6 +95,7 @@ def test_a_cut_of_a_minute(engine: Engine, tmp_path: Path, undisturbed: dict[int
         longest_step_s=longest,
         again=ledger.done_again(),
         workers_restarted=again,
+        said=[line for line in follower.text().splitlines() if not line.startswith("epoch ")],
     )
     assert follower.code == 0, follower.text()
     assert f"epoch {EPOCHS}/{EPOCHS}" in follower.text()  # also what was printed while it could not be heard

@@ -74,9 +74,12 @@ def detached(looking: Looking, job: Job) -> str:
 
 def end_of(looking: Looking, job: Job) -> int:
     """Say how a job ended, and how to go on; returns its exit code."""
+    from vitray.cluster import job_memory
     from vitray.cluster.jobs import goes_on_with
 
     code = job.exit_code
+    if job.status != "LOST":
+        job_memory.forget([job.id])
     note(f"{job.id}: {outcome(job)}")
     if further := goes_on_with(looking.dashboard, job):
         note(f"go on with: {further}{looking.at if further.startswith('vitray ') else ''}")
