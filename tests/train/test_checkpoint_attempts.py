@@ -30,7 +30,7 @@ def steps(place: Path) -> list[int]:
 
 def cut_off(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that cannot see what others have written since: that of a host whose network was cut."""
-    monkeypatch.setattr(store, "_check_newest", lambda history: None)
+    monkeypatch.setattr(store._attempts, "check_newest", lambda history: None)
 
 
 def test_numbers_rise_over_restarts_and_resumes(tmp_path: Path) -> None:

@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import os
-import secrets
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +21,7 @@ from vitray.data.folder import Folder
 from vitray.errors import CheckpointError
 from vitray.models.package import INFO, WEIGHTS, PackageInfo, package_json
 from vitray.train import retention
+from vitray.train.checkpoint_attempt import Attempts, SupersededError
 from vitray.train.checkpoint_commit import Commit, read_commit
 from vitray.train.checkpoint_files import (
     STORAGE_ERRORS,
@@ -33,53 +30,27 @@ from vitray.train.checkpoint_files import (
     make,
     not_saved,
     put,
+    reason,
     remove,
     settle,
     shown,
 )
-from vitray.train.checkpoint_names import COMMIT, Attempt, History, Name
+from vitray.train.checkpoint_names import COMMIT, History, Name
 from vitray.train.checkpoint_place import opened
 from vitray.train.checkpoint_read import Files, progress_in, read_files, read_progress
+from vitray.train.checkpoint_saved import Saved
 from vitray.train.checkpoint_state import TrainState, load_state, tensors_of_state
 from vitray.train.checkpoint_writer import CheckpointWriter, Job
-from vitray.train.patience import StorageAwayError, patiently
+from vitray.train.patience import patiently
 from vitray.train.progress import STATE, Progress
 from vitray.train.ranks import Ranks
 from vitray.train.snapshot import Snapshot
 
-__all__ = ["CheckpointStore", "Progress", "Saved", "TrainState", "committed_in", "verify"]
+__all__ = ["CheckpointStore", "Progress", "Saved", "SupersededError", "TrainState", "committed_in", "verify"]
 
-log = logging.getLogger(__name__)
 PATIENCE_S = 600.0  # of a run that has come to its end, for room for its last checkpoint
 LEAVING_S = 20.0  # of one that has to go soon
 _SMALL = 64 * 2**10  # bytes of the files that are no tensors, for a look at what room there is
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A committed checkpoint; a path where it is local."""
-
-    folder: Folder
-    at: Name
-
-    @property
-    def name(self) -> str:
-        return self.at.text
-
-    @property
-    def step(self) -> int:
-        return self.at.step
-
-    def __str__(self) -> str:
-        return f"{shown(self.folder)}/{self.name}"
-
-    def __fspath__(self) -> str:
-        if not self.folder.on_disk:
-            raise CheckpointError("is not on this machine", where=str(self))
-        return f"{self.folder.base}/{self.name}"
-
-    def __truediv__(self, file: str) -> Path:
-        return Path(self) / file
 
 
 @dataclass(frozen=True)
@@ -112,15 +83,18 @@ class CheckpointStore:
     ) -> None:
         self.folder = opened(place)
         self._keep_last, self._keep_best, self._tell = keep_last, keep_best, tell
-        self._number = attempt
-        self._attempt: Attempt | None = None
+        self._attempts = Attempts(self.folder, attempt, tell)
         self._saves = 0
         self._scores: dict[str, float | None] = {}
         self._snapshot = Snapshot()
         self._writer = CheckpointWriter(tell)
         self._stall_s = 0.0
-        self.restored: Saved | None = None
+
+    @property
+    def restored(self) -> Saved | None:
         """What this attempt goes on from; known to the first rank."""
+        found = self._attempts.goes_on_from
+        return None if found is None else Saved(self.folder, found)
 
     # Going on
 
@@ -140,12 +114,12 @@ class CheckpointStore:
         told: dict[str, Any] = {}
         if ranks.first:
             try:
-                files = self._choose()
+                files = self._attempts.begin()
                 told = {"files": {file: data.numel() for file, data in files.items()}}
             except CheckpointError as error:
                 told = {"error": [error.what, error.where, error.remedy]}
             except STORAGE_ERRORS as error:
-                told = {"error": [f"cannot be read: {error}", shown(self.folder), "check that it can be reached"]}
+                told = {"error": [f"cannot be used: {reason(error)}", shown(self.folder), "make room, or mend it"]}
         told = json.loads(ranks.tell(json.dumps(told)))
         if "error" in told:
             what, where, remedy = told["error"]
@@ -160,74 +134,11 @@ class CheckpointStore:
 
     def restore(self, state: TrainState) -> Progress:
         """Load the newest checkpoint that is whole, and begin no attempt. Errors as :meth:`begin`."""
-        found = self._newest_whole(self.history())
+        found = self._attempts.newest_whole(self.history())
         if found is None:
             return Progress()
         load_state(state, found[1], shown(self.folder))
         return progress_in(found[1])
-
-    def _choose(self) -> Files:
-        """Claim the attempt, so that older ones remove nothing more; then look what there is; then fence it."""
-        attempt = self._claim()
-        history = self.history()
-        self._check_newest(history)
-        found = self._newest_whole(history)
-        step = 0 if found is None else found[0].step
-        self._tell_of_lost_records(history, step)
-        fence = attempt.fence(step)
-        patiently(lambda: self._mark(fence), self.folder)
-        patiently(lambda: self.folder.remove(attempt.claim), self.folder)
-        if found is None:
-            return {}
-        self.restored = Saved(self.folder, found[0])
-        return found[1]
-
-    def _claim(self) -> Attempt:
-        patiently(lambda: make(self.folder), self.folder)
-        number = self.history().latest + 1 if self._number is None else self._number
-        self._attempt = attempt = Attempt(number, secrets.token_hex(4))
-        patiently(lambda: self._mark(attempt.claim), self.folder)
-        return attempt
-
-    def _mark(self, name: str) -> None:
-        about = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        put(self.folder, name, json.dumps(about).encode())
-        settle(self.folder, "")
-
-    def _check_newest(self, history: History) -> None:
-        assert self._attempt is not None
-        other = history.newer_than(self._attempt)
-        if other is not None:
-            raise SupersededError(
-                f"attempt {other.number} at this run has begun since attempt {self._attempt.number} did",
-                where=shown(self.folder),
-                remedy="let only one process train a run",
-            )
-
-    def _newest_whole(self, history: History) -> tuple[Name, Files] | None:
-        for name in history.committed:
-            try:
-                return name, read_files(self.folder, name)
-            except StorageAwayError:
-                raise
-            except CheckpointError as error:
-                self._pass_over(str(error))
-        return None
-
-    def _tell_of_lost_records(self, history: History, step: int) -> None:
-        """A writer that died leaves a part of a checkpoint. Where all but the commit record is there, that was lost."""
-        for name in history.begun:
-            if name.step > step and INFO in self._files_of(name):
-                self._pass_over(f"{shown(self.folder)}/{name.text}: the commit record is missing")
-
-    def _files_of(self, name: Name) -> list[str]:
-        below = Folder(self.folder.filesystem, f"{self.folder.base}/{name.text}")
-        return patiently(below.files, self.folder)
-
-    def _pass_over(self, why: str) -> None:
-        text = f"{why}; going back to the one before"
-        log.warning("%s", text)
-        self._tell(text)
 
     # Saving
 
@@ -253,7 +164,7 @@ class CheckpointStore:
         """
         began = time.monotonic()
         self._writer.ready()
-        attempt = self._attempt or self._unbegun()
+        attempt = self._attempts.current or self._attempts.unbegun()
         self._saves += 1
         name = Name.of(progress.step, attempt, self._saves)
         self._snapshot.take(tensors_of_state(state), state.optimizer)
@@ -283,18 +194,12 @@ class CheckpointStore:
     def _needed(self) -> int:
         return self._snapshot.size + _SMALL
 
-    def _unbegun(self) -> Attempt:
-        """A store that goes on from nothing: it fences nobody."""
-        number = self.history().latest + 1 if self._number is None else self._number
-        self._attempt = Attempt(number, secrets.token_hex(4))
-        return self._attempt
-
     def _write(self, name: Name, progress: Progress, small: dict[str, bytes], info: PackageInfo) -> None:
         self._snapshot.arrived()
         try:
             make(self.folder)
             check_room(self.folder, self._needed)
-            self._check_newest(History.of(self.folder))
+            self._attempts.check_newest(History.of(self.folder))
             make(self.folder, name.text)
             written: dict[str, Written] = {}
             for file, tensors in self._snapshot.files.items():
@@ -315,7 +220,7 @@ class CheckpointStore:
 
     def _prune(self, saved: Name, progress: Progress) -> None:
         history = History.of(self.folder)
-        self._check_newest(history)
+        self._attempts.check_newest(history)
         stays = retention.kept(
             history.committed, saved, progress.best_step, self._score, last=self._keep_last, best=self._keep_best
         )
@@ -358,10 +263,6 @@ class CheckpointStore:
             return None
         best_step = read_progress(self.folder, committed[0].at).best_step
         return next((saved for saved in committed if saved.step == best_step), committed[0])
-
-
-class SupersededError(CheckpointError):
-    """Another attempt at the same run has begun: this one must not go on."""
 
 
 def latest_attempt(place: Path | str | Folder) -> int:

@@ -20,7 +20,7 @@ from vitray.train.patience import FIRST_S, LONGEST_S
 
 log = logging.getLogger(__name__)
 _AGAIN_S = 600.0  # between two words on a failure that lasts
-_NICE = 5  # beside ranks that take all cores; more, and a busy node would let it wait for ever
+_NICER = 4  # than the ranks, which may take all cores; far more, and a busy node would let it wait for ever
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ class CheckpointWriter:
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+            me = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, me, os.getpriority(os.PRIO_PROCESS, me) + _NICER)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._job is not None or self._closed)
