@@ -18,6 +18,9 @@ _MAY_CHANGE = (
     "search.seeds",
     "cluster.max_restarts",
     "cluster.hang_timeout_s",
+    "train.checkpoint_steps",
+    "train.work_at_risk",
+    "train.keep_",
 )
 
 

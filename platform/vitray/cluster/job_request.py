@@ -6,7 +6,7 @@ What can be refused is refused here, in a second, and not by a job that has wait
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,9 @@ class Target:
     nodes: Nodes
 
     @classmethod
-    def of(cls, dashboard: Dashboard) -> Target:
-        return cls(dashboard, Nodes.of(dashboard))
+    def of(cls, dashboard: Dashboard, tell: Callable[[str], None] = lambda _: None) -> Target:
+        """See :meth:`Nodes.of`."""
+        return cls(dashboard, Nodes.of(dashboard, tell))
 
     @property
     def here(self) -> bool:
@@ -130,9 +131,10 @@ def _texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _check_path(path: str, key: str, target: Target) -> None:
-    remedy = _SHARED if key == "data.path" else "name a folder that its machines see, or models:/NAME@alias"
+    remedy = _SHARED if key == "data.path" else "name a folder that its machines see, or a URI"
     seen = seen_path(path, where=key, here=target.here, remedy=remedy)
-    if target.here and Path(seen).is_absolute() and not Path(seen).exists():
+    made = key == "train.checkpoints"  # by the first run that writes there
+    if target.here and not made and Path(seen).is_absolute() and not Path(seen).exists():
         remedy = "prepare it: vitray data prepare SOURCE DEST" if key == "data.path" else "check the path"
         raise DataError("does not exist", where=f"{key}={path}", remedy=remedy)
 
