@@ -141,10 +141,14 @@ def test_a_cluster_that_has_just_started_is_given_time_to_show_its_nodes(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = {"raylet": {"state": "ALIVE", "resourcesTotal": {"CPU": 3.0}}, "agent": {"pid": 0}}
-    shown = [[], [], [{**node, "agent": {}}], [node]]
-    cluster.on("GET /nodes", lambda before: (200, {"data": {"summary": shown[min(before, 3)]}}))
+    head = {"raylet": {"state": "ALIVE", "resourcesTotal": {}}, "agent": {"pid": 0}}
+    shown = [[], [], [{**head, "agent": {}}], [head], [head, node]]
+    cluster.on("GET /nodes", lambda before: (200, {"data": {"summary": shown[min(before, 4)]}}))
     assert Nodes.of(cluster.dashboard).room["cpus"] == 3
-    assert len(cluster.asked) == 4
+    assert len(cluster.asked) == 5
+    monkeypatch.setattr(job_room, "_FIRST_CPUS_S", 0.0)
+    cluster.on("GET /nodes", lambda _: (200, {"data": {"summary": [head]}}))
+    assert Nodes.of(cluster.dashboard).room["cpus"] == 0, "and a head without workers is refused all the same"
     monkeypatch.setattr(job_room, "_FIRST_NODE_S", 0.0)
     cluster.on("GET /nodes", lambda _: (200, {"data": {"summary": []}}))
     assert Nodes.of(cluster.dashboard).count == 0, "and a cluster of none is no endless wait"

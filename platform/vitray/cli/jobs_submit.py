@@ -134,7 +134,7 @@ def _submit(kind: str, ctx: click.Context, theirs: Sequence[click.Parameter], ow
     from vitray.cluster.jobs import OPTIONS, find, submit
     from vitray.train.provenance import of_repository
 
-    target = Target.of(find_dashboard(own["address"]))
+    target = Target.of(find_dashboard(own["address"]), note)
     if kind in ("train", "sweep"):
         request = _training(kind, target, own, [word for _, words in _given(ctx, theirs) for word in words])
     else:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ _MIB = 2**20
 _SAME_TIME_S = 2.0  # the clock's granularity, and the drift of what the kernel takes for the time of its start
 _NEW_NODE_S = 5.0  # a node that has just started has not told of its agent yet
 _FIRST_NODE_S = 30.0  # and a cluster that has just started not of its first node
+_FIRST_CPUS_S = 75.0  # workers whose head was started anew take a minute to give up the old one
 _USED = re.compile(r"^ *([\d.]+)/([\d.]+) (CPU|GPU)\b", re.M)
 _MEMORY = re.compile(r"^ *([\d.]+)([KMGT]i)?B/([\d.]+)([KMGT]i)?B memory", re.M)
 _UNITS = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -36,17 +37,26 @@ class Nodes:
     here: bool
 
     @classmethod
-    def of(cls, dashboard: Dashboard) -> Nodes:
-        until, seen = time.monotonic() + _FIRST_NODE_S, False
+    def of(cls, dashboard: Dashboard, tell: Callable[[str], None] = lambda _: None) -> Nodes:
+        """The nodes now; of a cluster that comes up, when it has some. ``tell`` hears what that waits for."""
+        begun = time.monotonic()
+        until, seen, told = begun + _FIRST_NODE_S, False, False
         while True:
             summary = dashboard.get("/nodes", view="summary")["data"]["summary"]
             alive = [node for node in summary if node.get("raylet", {}).get("state") == "ALIVE"]
             if alive and not seen:
                 until, seen = time.monotonic() + _NEW_NODE_S, True
+            had = [node["raylet"].get("resourcesTotal", {}) for node in alive]
+            scales = any(node["raylet"].get("nodeTypeName") for node in alive)
             if (alive and all(node.get("agent") for node in alive)) or time.monotonic() > until:
-                break
+                # A head without CPUs that nodes have not joined yet, unless it is for an autoscaler to bring them.
+                empty = alive and not scales and not any(each.get("CPU") or each.get("GPU") for each in had)
+                if not empty or time.monotonic() > begun + _FIRST_CPUS_S:
+                    break
+                if not told:
+                    told = True
+                    tell(f"no node of the cluster has a CPU yet; waiting up to {_FIRST_CPUS_S:.0f} s for its workers")
             time.sleep(0.25)
-        had = [node["raylet"].get("resourcesTotal", {}) for node in alive]
         gpus = [gpu for node in alive for gpu in node.get("gpus") or () if gpu.get("memoryTotal")]
         room: Room = {
             "cpus": sum(each.get("CPU", 0.0) for each in had),
@@ -55,7 +65,6 @@ class Nodes:
             "node_memory": max((_memory(each) for each in had), default=0.0) or None,
             "gpu_memory": min((gpu["memoryTotal"] * _MIB for gpu in gpus), default=None),
         }
-        scales = any(node["raylet"].get("nodeTypeName") for node in alive)
         return cls(room, len(alive), scales, here=bool(alive) and not scales and all(map(_is_here, alive)))
 
     def describe(self) -> str:
