@@ -27,9 +27,9 @@ _DEADLINE_S = 30.0
 _CONFIG = """
 name: noticed
 data: {path: DATA}
-model: {patch_size: 2, embed_dim: 32, depth: 2, num_heads: 2}
+model: {patch_size: 4, embed_dim: 32, depth: 2, num_heads: 2}
 train: {epochs: 100000, global_batch: 64, keep_last: 100000}
-cluster: {workers: 2, use_gpu: false}
+cluster: {workers: 2, use_gpu: false, threads: 1}
 """
 _ROWS, _STEPS = 1258, 20  # of an epoch
 _SLOW = "slow steps"
@@ -58,6 +58,17 @@ class Nodes:
     started: int = 0
 
     def bring(self) -> None:
+        """Another node; a machine that is very busy may take two attempts."""
+        for last in (False, True):
+            try:
+                self._bring()
+            except AssertionError:
+                if last:
+                    raise
+            else:
+                return
+
+    def _bring(self) -> None:
         number = self.started = self.started + 1
         name, address = f"spot-{number}", f"127.0.0.{number + 1}"
         self.processes[name] = start_node(self.head, name, address, cpus=2)
