@@ -70,7 +70,7 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
         return SimpleNamespace(id="j", sent=[])
 
     monkeypatch.setattr(job_client, "find_dashboard", lambda _: TARGET.dashboard)
-    monkeypatch.setattr(Target, "of", classmethod(lambda cls, _: TARGET))
+    monkeypatch.setattr(Target, "of", classmethod(lambda cls, *_: TARGET))
     monkeypatch.setattr(Target, "notes", [])
     monkeypatch.setattr(jobs, "submit", take)
     return sent
