@@ -36,6 +36,7 @@ _SEED = int(os.environ.get("VITRAY_SOAK_SEED") or secrets.randbelow(2**31))
 _PAUSE_S = (3.0, 14.0)
 _DISK_MIB, _ENOUGH = 300, 10  # violations
 _MOST_SLOPE = 4.0  # MiB a minute
+_RECORDS = 8.0  # of Ray's GCS, which remembers the dead (up to limits of its own), of whom there are many here
 _CONFIG = """
 name: {name}
 data: {{path: ds, cache: none, augment: {{shift: 1}}}}
@@ -116,6 +117,7 @@ class Soak:
                     self.violated(f"the driver of {self.driver.name} ended with code {code}:\n{log[-3000:]}")
                 self.killed += killed
                 self.driver.start()
+        self.watch.driver = self.driver
         self.watch.look()
         for zombie in self.watch.old_zombies():
             self.violated(zombie)
@@ -196,7 +198,7 @@ def test_soak(disk: tuple[Path, bool], digits: Path, tmp_path: Path) -> None:
         soak.violated(f"left behind: {name}")
     slopes = soak.watch.slopes()
     for kind, steep in slopes.items():
-        if steep > _MOST_SLOPE:
+        if steep > (_RECORDS if kind == "gcs_server" else _MOST_SLOPE):
             soak.violated(f"{kind} grows by {steep:.1f} MiB a minute")
     outcome = f"{_MINUTES:g} minutes, {sum(done.values())} faults of {len(done)} kinds over {soak.rounds} sweeps, "
     outcome += f"{soak.killed} drivers killed: {len(soak.violations)} violations, 0 interventions; a process that "
