@@ -179,6 +179,7 @@ def main() -> None:
 
     parser = harness.arguments(__doc__ or "")
     parser.add_argument("--rounds", type=int, help="of all arms (default 3)")
+    parser.add_argument("--ranks", type=int, action="append", help="how many (default: 1, then 2)")
     options = parser.parse_args()
     # In /var/tmp, which is a disk where /tmp may not be.
     scratch = Path(tempfile.mkdtemp(prefix="vitray-bench-", dir="/var/tmp"))
@@ -192,7 +193,7 @@ def main() -> None:
     }
     try:
         with connect():
-            for world in (1, 2):
+            for world in options.ranks or (1, 2):
                 measure(world, task)
         found = [json.loads(line) for line in (scratch / "found.jsonl").read_text().splitlines()]
     finally:

@@ -19,8 +19,10 @@ from other_processes import CONTEXT, write_checkpoints
 from small_runs import assert_bitwise_equal, small_state, tensors_of
 
 from vitray.errors import CheckpointError
+from vitray.experiment import OptimConfig
 from vitray.models.package import load_package
 from vitray.train.checkpoint import CheckpointStore, Progress, Saved, TrainState, verify
+from vitray.train.optim import make_optimizer
 
 FILES = ["commit.json", "model.json", "model.safetensors", "optimizer.safetensors", "raw.safetensors", "state.json"]
 
@@ -80,6 +82,18 @@ def test_training_goes_on_from_a_restored_optimizer_as_from_the_saved_one(tmp_pa
     for each in (state, other):
         each.model(images).square().sum().backward()
         each.optimizer.step()
+    assert_bitwise_equal(tensors_of(other), tensors_of(state))
+
+
+def test_before_the_first_step_there_is_no_optimizer_state_to_save(tmp_path: Path) -> None:
+    state, info = small_state(1)
+    state.optimizer = make_optimizer(state.model, OptimConfig())
+    store = CheckpointStore(tmp_path)
+    store.save(state, Progress(0), info)
+    store.close()
+    other = blank()
+    other.optimizer = make_optimizer(other.model, OptimConfig())
+    assert store.restore(other).step == 0
     assert_bitwise_equal(tensors_of(other), tensors_of(state))
 
 

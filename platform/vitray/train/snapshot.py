@@ -53,7 +53,8 @@ class TensorFile:
     def take(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy them in. Those of a GPU are on their way when this returns."""
         sources = [tensors[name].detach() for name in self.tensors]
-        torch._foreach_copy_(list(self.tensors.values()), sources, non_blocking=True)
+        if sources:  # an optimizer that has done no step holds none
+            torch._foreach_copy_(list(self.tensors.values()), sources, non_blocking=True)
 
     @property
     def view(self) -> memoryview:
