@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,6 +25,7 @@ from vitray.train.messages import Ended, Note
 from vitray.train.places import free_place, new_name
 from vitray.train.report import Report
 from vitray.train.resources import GroupPlan
+from vitray.train.scratch import Scratch
 from vitray.train.serve import ServeConfig
 
 MAILBOX_CALLS = 10_000  # at once: each rank waits in two, and one that is not admitted waits for theirs to end
@@ -63,7 +61,7 @@ class Crew:
         actor = ray.remote(num_cpus=0, max_concurrency=MAILBOX_CALLS, scheduling_strategy=here)(Mailbox)
         self._name = new_name()
         self._mailbox = actor.options(name=self._name).remote(max_restarts)
-        self._scratch = Path(tempfile.mkdtemp(prefix="vitray-group-"))  # Ray Train's own bookkeeping; ours is in runs/
+        self._scratch = Scratch()  # for Ray Train's own bookkeeping; ours is in runs/
         self._error: BaseException | None = None
         self._asked: Any = None  # the mailbox, what comes next
         self._trainer: _Trainer | None = None
@@ -117,7 +115,7 @@ class Crew:
             ray.kill(self._trainer.controller)
         self._thread.join(_KILL_S)
         free_place(self._name)
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.remove()
 
     def _stands_still(self) -> bool:
         """Whether the controller has done nothing for minutes: it is stopped, or waits for a rank that does not come
@@ -145,7 +143,7 @@ class Crew:
             torch_config=GroupTorchConfig(backend="nccl" if plan.use_gpu else "gloo"),
             run_config=RunConfig(
                 name="group",
-                storage_path=str(self._scratch),
+                storage_path=str(self._scratch.path),
                 failure_config=FailureConfig(max_failures=-1),  # the mailbox counts, by experiment
                 callbacks=[_TellOfLosses(self._mailbox), TellMailbox(self._mailbox, self._name)],
             ),
