@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-PYTHON, INTERPRETER, MESSAGE = "an endless loop in Python", "C code that keeps the interpreter", "a message that never comes"
+PYTHON, INTERPRETER = "an endless loop in Python", "C code that keeps the interpreter"
+MESSAGE = "a message that never comes"
 
 
 def serve_and_hang(
