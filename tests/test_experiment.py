@@ -168,7 +168,8 @@ DECIDES = {
 }  # fmt: skip
 DECIDES_NOTHING = {
     "name": "other", "data.cache": "none", "data.cache_bytes": 0, "data.verify": "full",
-    "train.checkpoint_steps": 7, "train.keep_last": 5, "train.keep_best": 3, "train.work_at_risk": 30.0, "train.checkpoints": "s3://b/c", "cluster.max_restarts": 0, "cluster.hang_timeout_s": None,
+    "train.checkpoint_steps": 7, "train.keep_last": 5, "train.keep_best": 3, "train.work_at_risk": 30.0,
+    "train.checkpoints": "s3://b/c", "cluster.max_restarts": 0, "cluster.hang_timeout_s": None,
     "tracking.experiment": "other", "tracking.model": "other", "search": {"space": {"model.depth": [1]}},
 }  # fmt: skip
 

@@ -64,7 +64,7 @@ def test_a_training_goes_on_says_so_and_saves_when_there_is_room(
         held = same and not half
         record(
             9,
-            f"checkpoints, noticed {when}: training went on, the last good one stayed whole, the error named the place, "
+            f"checkpoints, noticed {when}: training went on, the last one stayed whole, the error named the place, "
             "what it needs and what is free; the final weights are those of an undisturbed run",
             held=held,
             told=errors[0],
