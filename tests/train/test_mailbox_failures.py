@@ -46,6 +46,27 @@ async def test_what_ranks_of_an_ended_job_still_say_does_not_touch_the_next() ->
 
 
 @eventually
+async def test_a_rank_that_was_cut_off_and_comes_back_has_no_say_in_the_attempt_of_others() -> None:
+    box, number = await submitted()
+    old = await job_of(box)
+    await box.workers_lost(LOST)
+    new = await job_of(box)
+    assert new.attempt > old.attempt
+    assert await box.report(number, report(10), old.attempt) is False
+    await box.finish(number, RankEnd(0, 1, attempt=old.attempt))
+    assert (
+        await box.fail(number, TrainingError("a newer attempt has begun"), RankEnd(0, 1, attempt=old.attempt)) is False
+    )
+    assert await box.next(0.01) is None
+    answer = await waiting(box.report(number, report(10), new.attempt))
+    assert isinstance(await box.next(0.01), Report)
+    await box.decide(True)
+    assert await answer is True
+    await box.finish(number, RankEnd(0, 1, attempt=new.attempt))
+    assert await box.next(0.01) == Ended(None)
+
+
+@eventually
 async def test_ranks_that_fail_at_one_place_can_go_on_and_the_first_says_why() -> None:
     box, number = await submitted()
     first = asyncio.ensure_future(box.fail(number, CodeError("a"), RankEnd(1, 2, collectives=7)))

@@ -44,6 +44,10 @@ class _Current:
     stop_step: int | None = None  # the report that was answered with a stop
     ended: bool = False
 
+    def hears(self, number: int, attempt: int | None) -> bool:
+        """Whether a word of a rank that has this job, in this attempt at it, counts. None: it does not say."""
+        return self.job.number == number and attempt in (None, self.job.attempt)
+
 
 class Mailbox:
     """The actor's class; plain asyncio, so that it is tested without Ray."""
@@ -188,8 +192,8 @@ class Mailbox:
         """A rank says where it is."""
         self._watch.hear(pulse)
 
-    async def report(self, number: int, report: Report) -> bool:
-        """Pass the first rank's report on and wait for the decision.
+    async def report(self, number: int, report: Report, attempt: int | None = None) -> bool:
+        """Pass the first rank's report on and wait for the decision. A rank of an earlier attempt is told to stop.
 
         A report that an earlier attempt has already made (the ranks restarted from a checkpoint before it) is answered
         with the decision it got, and not passed on again. Once a stop was decided, there is nothing more to pass on:
@@ -197,7 +201,7 @@ class Mailbox:
         """
         async with self._changed:
             current = self._of_job()
-            if current.job.number != number or self._stopped(current, report.step):
+            if not current.hears(number, attempt) or self._stopped(current, report.step):
                 return False
             if report.step > current.reported_step:
                 current.reported_step, current.left_step = report.step, None
@@ -223,7 +227,7 @@ class Mailbox:
         """A rank is through; the job has ended when all are."""
         async with self._changed:
             current = self._of_job()
-            if current.job.number != number:
+            if not current.hears(number, end.attempt):
                 return
             current.ends[end.rank] = end.collectives
             self._changed.notify_all()
@@ -235,7 +239,7 @@ class Mailbox:
         """A rank has left the job after ``step`` steps, as all do, and its checkpoint is committed."""
         async with self._changed:
             current = self._of_job()
-            if current.job.number != number:
+            if not current.hears(number, end.attempt):
                 return
             current.ends[end.rank] = end.collectives
             if len(current.ends) < end.world_size or current.failure is not None:
@@ -259,6 +263,8 @@ class Mailbox:
             current = self._current
             if current is None or current.job.number != number:
                 return end.world_size == 1
+            if not current.hears(number, end.attempt):
+                return False  # it was cut off, and comes back: others have the job
             current.ends[end.rank] = end.collectives
             current.failure = current.failure or error
             self._changed.notify_all()

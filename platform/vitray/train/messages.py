@@ -62,8 +62,12 @@ class Note:
 
 @dataclass(frozen=True)
 class RankEnd:
-    """Where one of ``world_size`` ranks left a job: after how many collectives of its group."""
+    """Where one of ``world_size`` ranks left a job: after how many collectives of its group.
+
+    ``attempt``: the one at the job that it took part in; None: it does not say.
+    """
 
     rank: int
     world_size: int
     collectives: int = 0
+    attempt: int | None = None

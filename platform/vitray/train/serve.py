@@ -49,14 +49,14 @@ class ServeConfig:
 class _MailboxReporter:
     """The first rank's reporter: every word goes through the mailbox."""
 
-    def __init__(self, mailbox: Any, number: int) -> None:
-        self._mailbox, self._number = mailbox, number
+    def __init__(self, mailbox: Any, job: Job) -> None:
+        self._mailbox, self._number, self._attempt = mailbox, job.number, job.attempt
 
     def begin(self, step: int, world_size: int) -> None:
         self._mailbox.begin.remote(self._number, step, world_size)
 
     def report(self, report: Report) -> bool:
-        return bool(ray.get(self._mailbox.report.remote(self._number, report)))
+        return bool(ray.get(self._mailbox.report.remote(self._number, report, self._attempt)))
 
     def note(self, text: str) -> None:
         self._mailbox.note.remote(text)
@@ -127,7 +127,7 @@ def _run(job: Job, ranks: Ranks, config: ServeConfig, leaving: Leaving, whereabo
         run_job(
             job,
             ranks,
-            _MailboxReporter(mailbox, job.number),
+            _MailboxReporter(mailbox, job),
             StreamOptions(
                 executor="ray",
                 cache=job.experiment.data.cache,
@@ -145,14 +145,14 @@ def _run(job: Job, ranks: Ranks, config: ServeConfig, leaving: Leaving, whereabo
     except Exception as error:
         if lost_peer(error):
             raise  # Ray Train restarts the group, and the mailbox offers the job again
-        if not ray.get(mailbox.fail.remote(job.number, portable(error, job, ranks), _end(ranks))):
+        if not ray.get(mailbox.fail.remote(job.number, portable(error, job, ranks), _end(ranks, job))):
             # Other ranks wait for this one in a collective; only a restart of the group frees them.
             raise
     else:
         if leaving.left_at is not None:
-            ray.get(mailbox.left.remote(job.number, _end(ranks), leaving.left_at))
+            ray.get(mailbox.left.remote(job.number, _end(ranks, job), leaving.left_at))
         else:
-            ray.get(mailbox.finish.remote(job.number, _end(ranks)))
+            ray.get(mailbox.finish.remote(job.number, _end(ranks, job)))
 
 
 def _plan_here(experiment: Experiment, plan: GroupPlan, ranks: Ranks) -> GroupPlan:
@@ -169,8 +169,8 @@ def _plan_here(experiment: Experiment, plan: GroupPlan, ranks: Ranks) -> GroupPl
     )
 
 
-def _end(ranks: Ranks) -> RankEnd:
-    return RankEnd(ranks.rank, ranks.world_size, ranks.collectives)
+def _end(ranks: Ranks, job: Job) -> RankEnd:
+    return RankEnd(ranks.rank, ranks.world_size, ranks.collectives, job.attempt)
 
 
 def _prefetch(experiment: Experiment, plan: GroupPlan) -> int:
