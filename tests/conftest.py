@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from vitray.cluster.local import Cluster, connect
 
 settings.register_profile("vitray", deadline=None, derandomize=True)
 settings.load_profile("vitray")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Started with "&" from a script, which hands that on: no process that a test starts would hear Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
