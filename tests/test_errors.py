@@ -15,6 +15,7 @@ from vitray.errors import ConfigError, UserError, VitrayError, nearest
 FAMILY = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, VitrayError)]
 EXIT_CODES = {
     "VitrayError": 1, "CheckpointError": 1, "TrainingError": 1, "CodeError": 1, "LostWorkersError": 1,
+    "HangingError": 1,
     "NotFiniteError": 1, "OutOfMemoryError": 1, "UserError": 2, "ConfigError": 2, "DataError": 2,
     "ResourceError": 2, "TrackingError": 2, "InterruptedRunError": 130,
 }  # fmt: skip

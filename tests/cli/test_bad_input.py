@@ -166,6 +166,7 @@ def test_bits_that_only_a_full_check_finds_are_found_when_it_is_asked_for(
 
 def test_a_taken_name_is_refused_before_anything_starts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "home" / "runs" / "mine").mkdir(parents=True)
+    (folder / "home" / "runs" / "mine" / "experiment.yaml").touch()
     said = Here(capsys)("train", "good.yaml", "name=mine")
     assert said.code == 2
     assert "a run named 'mine' exists already" in said.err

@@ -19,8 +19,8 @@ sys.path.extend(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Rows that only ``make faults`` runs are skipped elsewhere; with it, a row may take as long as it needs."""
     for item in items:
-        if item.get_closest_marker("faults") is not None and not full():
-            item.add_marker(pytest.mark.skip(reason="a whole row of the table of faults: make faults runs it"))
+        if any(item.get_closest_marker(name) for name in ("faults", "soak")) and not full():
+            item.add_marker(pytest.mark.skip(reason="a row of the table of faults: make faults (or make soak) runs it"))
 
 
 @pytest.fixture(autouse=True, scope="module")

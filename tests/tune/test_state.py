@@ -84,11 +84,11 @@ def test_a_state_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monk
     made = sweep(tmp_path)
     write_state(made, "failed")
 
-    def disk_full(*args: object, **kwargs: object) -> str:
-        raise OSError(28, "No space left on device")
+    def broken(*args: object, **kwargs: object) -> str:
+        raise OSError(5, "Input/output error")  # a full disk would be waited for
 
-    monkeypatch.setattr(Path, "write_text", disk_full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(Path, "write_text", broken)
+    with pytest.raises(OSError, match="Input/output"):
         write_state(made, "done")
     assert [s.status for s in list_sweeps(tmp_path)] == ["failed"]
 
