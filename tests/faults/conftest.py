@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from injections import full
+from one_thread import one_thread
+
+__all__ = ["one_thread"]
 
 # What the other tests train, serve and spoil, is trained, served and spoilt here.
 sys.path.extend(
@@ -21,12 +22,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.get_closest_marker(name) for name in ("faults", "soak")) and not full():
             item.add_marker(pytest.mark.skip(reason="a row of the table of faults: make faults (or make soak) runs it"))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """What trains in this process is small: on a machine that does other things, more threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

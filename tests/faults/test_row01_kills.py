@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from disturbed import (
     CONTROLLER,
     MAILBOX,
@@ -31,15 +29,6 @@ from vitray.train.whereabouts import EVALUATING
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 _WHOLE = [(kind, moment) for moment in MOMENTS for kind in (RANK, TASK, MAILBOX, CONTROLLER)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """As the ranks have: sums of several threads differ in their last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def check(disturbed: Trained, epochs: int) -> None:

@@ -1,16 +1,7 @@
-"""Training tests compute on one thread: so small, more only get into each other's way."""
+"""Training tests compute on one thread."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from one_thread import one_thread
 
-import pytest
-import torch
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+__all__ = ["one_thread"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +18,7 @@ import numpy as np
 from vitray.data.images import ShardedImages
 from vitray.errors import TrainingError
 from vitray.experiment import Experiment
+from vitray.files import write_whole
 from vitray.inference.card import Card
 from vitray.inference.score import Score, score_package
 from vitray.models.package import INFO
@@ -229,7 +229,4 @@ def _load(path: Path) -> dict[str, Any] | None:
 
 
 def _save(path: Path, values: dict[str, Any]) -> None:
-    """As a whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(values, indent=1))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import os
 import time
 from pathlib import Path
 
 from vitray.errors import VitrayError
+from vitray.files import write_whole
 from vitray.masking import public
 from vitray.plots.drawing import stacked
 from vitray.plots.svg import stylesheet
@@ -48,14 +47,10 @@ def write_report(sweep: SavedSweep | SweepView, to: Path | None = None) -> Path:
     view = _view(sweep)
     path = to or view.saved.folder / "report.html"
     text = page(view)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, text)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise VitrayError(
             f"cannot be written: {error.strerror or error}", where=str(path), remedy="name another file with --to"
         ) from None
