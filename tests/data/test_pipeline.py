@@ -37,6 +37,12 @@ def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pace, "steps", 2)
 
 
+@pytest.fixture(autouse=True)
+def _shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks share what is decoded, however little it is."""
+    monkeypatch.setattr("vitray.data.stream._ALONE_SECONDS", 0.0)
+
+
 def batches(data: ShardedImages, executor: Any, **options: Any) -> list[Batch]:
     own = {name: options.pop(name) for name in ("cache", "max_bad_fraction") if name in options}
     fetch = StreamOptions(executor=executor, task_cpus=0.5, **{"cache": "none"} | own)
@@ -169,6 +175,21 @@ def test_a_decoded_split_lies_in_the_object_store_once(
     again = shared_split(wish, 0.1)
     assert again is not None
     assert np.array_equal(again.image(3), image)
+
+
+def test_what_takes_less_than_a_process_to_start_is_decoded_by_each_rank(
+    cluster: Cluster, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shared(wish: Wish, task_cpus: float) -> None:
+        raise AssertionError("asked others for it")
+
+    monkeypatch.setattr("vitray.data.node_cache.shared_split", shared)
+    monkeypatch.setattr("vitray.data.stream.held", Recent(limit=2**20))
+    data = ShardedImages.open(str(digits))
+    with pytest.raises(AssertionError, match="asked others"):
+        batches(data, "ray", cache="decoded", stop_step=12)
+    monkeypatch.setattr("vitray.data.stream._ALONE_SECONDS", 1.0)
+    assert_same(batches(data, "ray", cache="decoded", stop_step=12), batches(data, "local", stop_step=12))
 
 
 def test_a_split_larger_than_half_the_object_store_is_decoded_every_epoch(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitray.data.decode import fit
+from vitray.data.pace import decode_seconds
 from vitray.data.recent import Recent
 from vitray.data.rng import I64
 from vitray.data.unit import Block, Plan, augment_into, empty_block, pixels_of
@@ -51,6 +52,11 @@ class Wish:
         if self.size is None:
             return self.view.pixels
         return self.view.rows * self.size[0] * self.size[1] * self.view.store.manifest.channels
+
+    @property
+    def seconds(self) -> float:
+        """What decoding takes one core, about."""
+        return decode_seconds(self.view.rows, self.view.pixels / self.view.store.manifest.channels)
 
     def allowed(self, mode: Literal["auto", "none", "decoded"], limit: int) -> bool:
         """Whether ``data.cache`` and ``data.cache_bytes`` let it be.

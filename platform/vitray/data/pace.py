@@ -19,6 +19,11 @@ _SECONDS_A_ROW, _SECONDS_A_PIXEL, _SECONDS_A_CACHED_PIXEL = 20e-6, 6e-9, 2e-9
 _TRUST = 0.5  # in the newest measurement, against all earlier ones
 
 
+def decode_seconds(rows: int, pixels: float) -> float:
+    """What reading and decoding takes one core, about."""
+    return rows * _SECONDS_A_ROW + pixels * _SECONDS_A_PIXEL
+
+
 class Pace:
     """The length of a plan's units: estimated at first, then measured task by task.
 

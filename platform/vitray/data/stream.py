@@ -16,6 +16,7 @@ from vitray.errors import ConfigError
 
 __all__ = ["Executor", "StreamOptions", "stream"]
 
+_ALONE_SECONDS = 1.0  # of decoding: the two processes through which ranks would share it take twice that to start
 _CACHED_UNIT_SECONDS = 0.05  # no task has to be started for it, so it may be short
 log = logging.getLogger("vitray")
 
@@ -65,12 +66,12 @@ def _decoded(plan: Plan, options: StreamOptions) -> DecodedSplit | None:
     key = (_session(options), *wish.key)
     split = held.find(key)
     if split is None:
-        if options.executor == "ray":
+        if options.executor == "local" or wish.seconds <= _ALONE_SECONDS:
+            split = _decode_here(wish, options)
+        else:
             from vitray.data.node_cache import shared_split
 
             split = shared_split(wish, options.task_cpus)
-        else:
-            split = _decode_here(wish, options)
         if split is None:
             if options.cache == "decoded":
                 raise ConfigError(
