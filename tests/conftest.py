@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from s3_server import Bucket, new_bucket, s3_server
 
 from vitray.cluster.local import Cluster, connect
 
@@ -34,6 +35,19 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits") / "ds"
     prepare("builtin:digits", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """Where an S3-compatible server listens."""
+    with s3_server() as port:
+        yield port
+
+
+@pytest.fixture
+def bucket(s3_port: int) -> Bucket:
+    """New and empty."""
+    return new_bucket(s3_port)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 _AGAIN_S = 0.5
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 T = TypeVar("T")
 log = logging.getLogger("vitray")
 
@@ -31,6 +30,11 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether a disk, or what a person may have of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def when_there_is_room(write: Callable[[], T], where: Path, needed: int) -> T:
     """What ``write`` returns. While the disk is full it is tried again; a person hears of it once, and when it is over.
 
@@ -41,7 +45,7 @@ def when_there_is_room(write: Callable[[], T], where: Path, needed: int) -> T:
         try:
             done = write()
         except OSError as error:
-            if error.errno not in _FULL:
+            if not is_full(error):
                 raise
             if not waited:
                 log.warning("%s: the disk is full, and %d bytes are needed; waiting until there is room", where, needed)

@@ -14,7 +14,7 @@ import pytest
 from command_line import Here, apart
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from s3_server import KEY, SECRET, new_bucket, s3_server
+from s3_server import KEY, SECRET, Bucket
 
 from vitray.cli.data_prepare import chosen
 from vitray.data.mapper import Threads
@@ -114,18 +114,17 @@ def test_an_interrupt_says_one_word_and_leaves_nothing(tmp_path: Path, executor:
 
 
 @pytest.mark.slow
-def test_a_bucket_is_prepared_verified_and_inspected_without_showing_its_key(tmp_path: Path) -> None:
-    with s3_server() as port:
-        uri = new_bucket(port).uri("digits")
-        for words, says in (
-            (["inspect", uri], "there is no such dataset"),
-            (["prepare", "builtin:digits", uri], "1,258"),
-            (["prepare", "builtin:digits", uri], "holds a dataset already"),
-            (["verify", uri], "all 3 shards are as written"),
-            (["inspect", uri], "digits-samples.png"),
-        ):
-            said = apart("data", *words, cwd=tmp_path)
-            assert says in said.out + said.err
-            assert KEY not in said.out + said.err
-            assert SECRET not in said.out + said.err
+def test_a_bucket_is_prepared_verified_and_inspected_without_showing_its_key(tmp_path: Path, bucket: Bucket) -> None:
+    uri = bucket.uri("digits")
+    for words, says in (
+        (["inspect", uri], "there is no such dataset"),
+        (["prepare", "builtin:digits", uri], "1,258"),
+        (["prepare", "builtin:digits", uri], "holds a dataset already"),
+        (["verify", uri], "all 3 shards are as written"),
+        (["inspect", uri], "digits-samples.png"),
+    ):
+        said = apart("data", *words, cwd=tmp_path)
+        assert says in said.out + said.err
+        assert KEY not in said.out + said.err
+        assert SECRET not in said.out + said.err
     assert [path.name for path in tmp_path.iterdir()] == ["digits-samples.png"]

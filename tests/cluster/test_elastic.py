@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ledger import Ledger
 from ray_head import Head
 from ray_nodes import crash, start_node
 
@@ -28,31 +29,7 @@ model: {patch_size: 2, embed_dim: 32, depth: 2, num_heads: 2}
 train: {epochs: 10000, global_batch: 64}
 cluster: {workers: [1, 2], use_gpu: false}
 """
-_Ledger = dict[int, list[tuple[int, list[int], float]]]  # by step: world size, its samples in rank order, when
-
-
-def ledger_of(folder: Path) -> _Ledger:
-    """Every time a step was done, oldest first; of a step that not all ranks got to the end of, what there is."""
-    parts: dict[tuple[int, int, str], dict[int, list[int]]] = {}
-    when: dict[tuple[int, int, str], float] = {}
-    files = sorted(folder.iterdir(), key=lambda path: path.stat().st_ctime)
-    starts: dict[int, int] = {}  # ranks of one start have files of their own; the n-th of a kind are of the n-th start
-    for path in files:
-        world_size, rank, _ = path.name.split("-")
-        kind = int(world_size) * 100 + int(rank)
-        starts[kind] = starts.get(kind, 0) + 1
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(ValueError):  # the last one of a rank that was killed
-                step, rank_, size, samples = json.loads(line)
-                key = (step, size, str(starts[kind]))
-                parts.setdefault(key, {})[rank_] = samples
-                when[key] = path.stat().st_mtime
-    ledger: _Ledger = {}
-    for key in sorted(parts, key=lambda key: when[key]):
-        step, size, _ = key
-        samples = [sample for rank in sorted(parts[key]) for sample in parts[key][rank]]
-        ledger.setdefault(step, []).append((size, samples, when[key]))
-    return ledger
+_DRIVER = Path(__file__).parent.parent / "faults" / "ledger_driver.py"
 
 
 def test_nodes_that_come_and_go_change_who_trains_and_nothing_else(tmp_path: Path, digits: Path) -> None:
@@ -83,7 +60,7 @@ def test_nodes_that_come_and_go_change_who_trains_and_nothing_else(tmp_path: Pat
         )
         with log.open("wb") as file, (tmp_path / "out").open("wb") as out:
             driver = subprocess.Popen(
-                [sys.executable, str(Path(__file__).parent / "elastic_driver.py"), "train", "c.yaml"],
+                [sys.executable, str(_DRIVER), "train", "c.yaml"],
                 cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=file,
                 start_new_session=True,
             )  # fmt: skip
@@ -113,15 +90,16 @@ def test_nodes_that_come_and_go_change_who_trains_and_nothing_else(tmp_path: Pat
     saved = int(re.findall(r"step (\d+) is saved", said)[0])
     assert verify(committed_in(tmp_path / "home" / "runs" / "elastic" / "checkpoints")[0]).step == saved
 
-    done = ledger_of(ledger)
+    taken = [step for process in Ledger(ledger).processes for step in process if step.rank == 0]
+    times, last = Counter(step.step for step in taken), {step.step: step for step in taken}
+    seen = Ledger(ledger).seen()
     order = ShardedImages.open(str(digits)).order("train", global_batch=64, seed=0)
-    assert sorted(done) == list(range(max(done) + 1))
-    assert saved == max(done) + 1
-    crashed = next(step for step in range(lost, saved + 1) if len(done.get(step, [])) < 2)
-    for step, times in done.items():
-        assert times[-1][1] == order.step_samples(step).tolist()  # whoever did it, and however often
-        assert len(times) == (2 if lost <= step < crashed else 1)  # only what a crash took is done again
-        assert times[-1][0] == (2 if step < noticed or grown <= step < lost else 1)
+    assert sorted(seen) == list(range(1, saved + 1))
+    crashed = next(step for step in range(lost + 1, saved + 2) if times[step] < 2)
+    for step, samples in seen.items():
+        assert list(samples) == order.step_samples(step - 1).tolist()  # whoever did it, and however often
+        assert times[step] == (2 if lost < step < crashed else 1)  # only what a crash took is done again
+        assert last[step].size == (2 if step <= noticed or grown < step <= lost else 1)
 
     with contextlib.closing(sqlite3.connect(tmp_path / "home" / "mlflow.db")) as database:
         tags = dict(database.execute("select key, value from tags"))

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from listed import contents
-from s3_server import KEY, SECRET, Bucket, new_bucket, s3_server
+from s3_server import KEY, SECRET, Bucket
 
 from vitray.cluster.local import Cluster
 from vitray.data.prepare import prepare
@@ -23,17 +23,6 @@ pytestmark = pytest.mark.slow
 
 MakeFolder = Callable[..., Path]
 OPTIONS = {"rows_per_group": 8, "shard_mb": 0.02, "max_bad_fraction": 0.1, "size": 20}
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    with s3_server() as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(port: int) -> Bucket:
-    return new_bucket(port)
 
 
 @pytest.fixture
@@ -61,10 +50,10 @@ def test_from_s3_to_s3_is_as_from_folder_to_folder(bucket: Bucket, pictures: Pat
     assert SECRET not in shown
 
 
-def test_errors_name_the_bucket_and_not_the_key(bucket: Bucket, port: int, tmp_path: Path) -> None:
+def test_errors_name_the_bucket_and_not_the_key(bucket: Bucket, s3_port: int, tmp_path: Path) -> None:
     bucket.put("used/thesis.tex", b"years of work")
     bucket.put("damaged/manifest.json", b"{")
-    nowhere = Bucket(port, "no-such-bucket")
+    nowhere = Bucket(s3_port, "no-such-bucket")
     attempts: list[tuple[Callable[[], object], str]] = [
         (lambda: prepare("builtin:digits", bucket.uri("used")), "thesis.tex"),
         (lambda: prepare("builtin:digits", nowhere.uri("ds")), "no-such-bucket"),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import pickle
 import tarfile
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from s3_server import KEY, SECRET, Bucket, new_bucket, s3_server
+from s3_server import KEY, SECRET, Bucket, new_bucket
 
 from vitray.data.sources import Item, open_source
 from vitray.errors import DataError
@@ -20,21 +19,20 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[Bucket]:
-    with s3_server() as port:
-        bucket = new_bucket(port)
-        for name in ("cat/1.png", "cat/in/2 x.png", "dog/3.png", ".git/config"):
-            bucket.put(f"pictures/{name}", name.encode())
-        for split in ("train", "test"):
-            bucket.put(f"split/{split}/cat/1.png", split.encode())
-            bucket.put(f"shards/{split}-000.tar", archive())
-        table = pa.table({"image": [b"one", b"two"], "label": ["cat", "dog"]})
-        file = io.BytesIO()
-        pq.write_table(table, file, row_group_size=1)
-        bucket.put("table/in/train.parquet", file.getvalue())
-        listing = f"path,label\ncat/in/2 x.png,1\ngone.png,2\ns3://{bucket.name}/pictures/dog/3.png,3\n"
-        bucket.put("pictures/list.csv", listing.encode())
-        yield bucket
+def bucket(s3_port: int) -> Bucket:
+    bucket = new_bucket(s3_port)
+    for name in ("cat/1.png", "cat/in/2 x.png", "dog/3.png", ".git/config"):
+        bucket.put(f"pictures/{name}", name.encode())
+    for split in ("train", "test"):
+        bucket.put(f"split/{split}/cat/1.png", split.encode())
+        bucket.put(f"shards/{split}-000.tar", archive())
+    table = pa.table({"image": [b"one", b"two"], "label": ["cat", "dog"]})
+    file = io.BytesIO()
+    pq.write_table(table, file, row_group_size=1)
+    bucket.put("table/in/train.parquet", file.getvalue())
+    listing = f"path,label\ncat/in/2 x.png,1\ngone.png,2\ns3://{bucket.name}/pictures/dog/3.png,3\n"
+    bucket.put("pictures/list.csv", listing.encode())
+    return bucket
 
 
 def archive() -> bytes:

@@ -13,7 +13,7 @@ from bad_network import BadNetwork
 from checkpoint_writers import fill, go_on_and_save, progress_of, step_of
 from injections import injections, record
 from other_processes import CONTEXT
-from s3_server import new_bucket, s3_server
+from s3_server import Bucket
 from small_runs import small_state
 
 from vitray.train.checkpoint import CheckpointStore, verify
@@ -86,11 +86,10 @@ def test_whatever_moment_it_is_the_newest_complete_one_is_gone_on_from(tmp_path:
     assert hit >= kills // 4, at
 
 
-def test_on_an_object_store_too_and_where_it_fails_and_is_slow() -> None:
+def test_on_an_object_store_too_and_where_it_fails_and_is_slow(bucket: Bucket) -> None:
     kills, chance = injections(whole=10, few=1), random.Random(33)
-    with s3_server() as port, BadNetwork(port).running() as network:
-        bucket = new_bucket(port)
-        place = bucket.uri("runs/one").replace(str(port), network.uri.rpartition(":")[2])
+    with BadNetwork(bucket.port).running() as network:
+        place = bucket.uri("runs/one").replace(str(bucket.port), network.uri.rpartition(":")[2])
         failures = random.Random(333)
         # One in ten requests fails, half of the others are slow, so that most kills are in mid-upload.
         network.rule = lambda method, path: (

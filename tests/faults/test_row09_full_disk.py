@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,34 @@ def test_at_the_end_it_waits_for_room_and_not_for_ever(
         assert "make room there" in str(caught.value)
         disk.clear()
         assert [report.epoch for report in train(experiment, place)] == [1, 2], "what it had is gone on from"
+
+
+def test_who_comes_back_to_a_full_disk_waits_for_room(digits: Path, tmp_path: Path) -> None:
+    """A rank that was replaced marks its attempt before it goes on."""
+    experiment = small_experiment(digits, train__epochs=2, model__embed_dim=64)
+    train(experiment, tmp_path / "undisturbed")
+    with small_disk(tmp_path / "disk", 8) as disk:
+        place = disk.root / "run"
+        train(experiment, place, stop_at_epoch=1)
+        disk.fill()
+        notes: list[str] = []
+        again: list[Report] = []
+        thread = threading.Thread(target=lambda: again.extend(train(experiment, place, notes=notes)))
+        thread.start()
+        _until(lambda: len(notes) > 0)
+        full = list(notes)
+        disk.clear()
+        thread.join()
+        said = f"{place}: No space left on device; going on when there is room"
+        ours, theirs = restored(place, experiment), restored(tmp_path / "undisturbed", experiment)
+        held = (
+            full == [said]
+            and notes == [said, f"{place}: there is room again"]
+            and again[-1].epoch == 2
+            and all(ours[1][k].equal(v) for k, v in theirs[1].items())
+        )
+        record(9, "a rank that comes back to a full disk: waits, says so, goes on to the same weights", held=held)
+        assert held, (notes, again)
 
 
 def fill_once(disk: Disk, place: Path, report: Report) -> None:

@@ -14,6 +14,7 @@ import pytest
 import ray
 from injections import full, injections, record
 from safetensors.torch import load_file
+from silent import Silent
 from sweep_drivers import results
 
 from vitray.cluster.launch import Prepared
@@ -26,11 +27,6 @@ from vitray.tune.record import TrialRecord
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 _EPOCHS = 3
 _MOST_GROWTH_MIB = 24.0
-
-
-class Silent:
-    def update(self, trials: Any) -> None: ...
-    def stage(self, text: str) -> None: ...
 
 
 @dataclass

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from s3_server import KEY, SECRET, new_bucket, s3_server
+from s3_server import KEY, SECRET, Bucket
 
 from vitray.data.decode import encode_png
 from vitray.data.sources.source import Item
@@ -159,30 +159,28 @@ def test_a_named_file_that_is_not_there_may_be_an_image_with_a_problem(folder: P
 
 
 @pytest.mark.slow
-def test_what_lies_in_a_bucket_has_names_without_credentials() -> None:
-    with s3_server() as port:
-        bucket = new_bucket(port)
-        for name in ("cat/1.png", "cat/2.jpg", "3.png"):
-            bucket.put(f"pics/{name}", name.encode())
-        file = io.BytesIO()
-        pq.write_table(pa.table({"image": [b"one"]}), file)
-        bucket.put("tables/0.parquet", file.getvalue())
-        for path, expected in {
-            "pics": [("pics/3.png", ""), ("pics/cat/1.png", "cat"), ("pics/cat/2.jpg", "cat")],
-            "pics/cat/*.png": [("pics/cat/1.png", "")],
-            "pics/3.png": [("pics/3.png", "")],
-            "tables": [("tables/0.parquet#0", "")],
-            "tables/0.parquet": [("tables/0.parquet#0", "")],
-        }.items():
-            uri = bucket.uri(path)
-            found = keys_and_labels(uri)
-            shown = [(key.partition("?")[0].partition(f"{bucket.name}/")[2], label) for key, label in found]
-            assert shown == expected
-            inputs = open_inputs([uri])
-            for text in (*(key for key, _ in found), inputs.name):
-                assert KEY not in text
-                assert SECRET not in text
-            assert inputs.stamp == open_inputs([uri.replace(KEY, "ANOTHERKEYOFTHEM")]).stamp  # moto takes any
-        with pytest.raises(DataError, match="there is no such file") as error:
-            open_inputs([bucket.uri("pics/none.png")], missing_ok=True)
-        assert SECRET not in str(error.value)
+def test_what_lies_in_a_bucket_has_names_without_credentials(bucket: Bucket) -> None:
+    for name in ("cat/1.png", "cat/2.jpg", "3.png"):
+        bucket.put(f"pics/{name}", name.encode())
+    file = io.BytesIO()
+    pq.write_table(pa.table({"image": [b"one"]}), file)
+    bucket.put("tables/0.parquet", file.getvalue())
+    for path, expected in {
+        "pics": [("pics/3.png", ""), ("pics/cat/1.png", "cat"), ("pics/cat/2.jpg", "cat")],
+        "pics/cat/*.png": [("pics/cat/1.png", "")],
+        "pics/3.png": [("pics/3.png", "")],
+        "tables": [("tables/0.parquet#0", "")],
+        "tables/0.parquet": [("tables/0.parquet#0", "")],
+    }.items():
+        uri = bucket.uri(path)
+        found = keys_and_labels(uri)
+        shown = [(key.partition("?")[0].partition(f"{bucket.name}/")[2], label) for key, label in found]
+        assert shown == expected
+        inputs = open_inputs([uri])
+        for text in (*(key for key, _ in found), inputs.name):
+            assert KEY not in text
+            assert SECRET not in text
+        assert inputs.stamp == open_inputs([uri.replace(KEY, "ANOTHERKEYOFTHEM")]).stamp  # moto takes any
+    with pytest.raises(DataError, match="there is no such file") as error:
+        open_inputs([bucket.uri("pics/none.png")], missing_ok=True)
+    assert SECRET not in str(error.value)

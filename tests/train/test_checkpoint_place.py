@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from bad_network import BadNetwork, first
-from s3_server import KEY, SECRET, Bucket, new_bucket, s3_server
+from s3_server import KEY, SECRET, Bucket
 from small_runs import assert_bitwise_equal, restored, small_experiment, small_state, tensors_of, train
 
 from vitray.errors import CheckpointError, ConfigError
@@ -19,17 +18,6 @@ from vitray.train.adopt import adopt
 from vitray.train.checkpoint import CheckpointStore, Progress
 from vitray.train.checkpoint_place import check_place, has_checkpoints, place_of, take_place
 from vitray.train.fetched import fetched
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    with s3_server() as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(port: int) -> Bucket:
-    return new_bucket(port)
 
 
 def test_a_run_has_a_folder_of_its_own_and_keeps_it(tmp_path: Path) -> None:
@@ -55,8 +43,8 @@ def test_a_place_that_cannot_be_written_is_one_error_at_once(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_bucket_that_is_not_there_is_too_and_its_key_is_not_shown(port: int) -> None:
-    uri = Bucket(port, "no-such-bucket").uri("runs")
+def test_a_bucket_that_is_not_there_is_too_and_its_key_is_not_shown(s3_port: int) -> None:
+    uri = Bucket(s3_port, "no-such-bucket").uri("runs")
     with pytest.raises(ConfigError, match="cannot be written") as caught:
         check_place(uri)
     assert SECRET not in str(caught.value)

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from silent import Silent
+
 from vitray.experiment import Experiment
 from vitray.tracking import RecordingTracker
 from vitray.tune.conductor import FAILURE, FAILURE_CLASS, Conductor
@@ -30,11 +32,6 @@ def sweep_of(folder: Path, groups: int, epochs: int, **search: Any) -> Sweep:
         search={"space": {"optim.lr": {"log": [1e-4, 1e-2]}}, "retrain": False, **search},
     )
     return Sweep("s", "s-0a1b", folder / "s", plan_sweep(experiment, cpus=groups, gpus=0), "fingerprint")
-
-
-class Silent:
-    def update(self, trials: Any) -> None: ...
-    def stage(self, text: str) -> None: ...
 
 
 @dataclass(eq=False)

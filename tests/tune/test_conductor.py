@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from silent import Silent
 
 from vitray.errors import ConfigError
 from vitray.experiment import Experiment
@@ -30,11 +31,6 @@ EPOCHS = 4
 
 class KilledError(Exception):
     """The driver is gone, between two events."""
-
-
-class Silent:
-    def update(self, trials: Any) -> None: ...
-    def stage(self, text: str) -> None: ...
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 import psutil
 import pytest
+from silent import Silent
 
 from vitray.cluster.launch import Prepared
 from vitray.cluster.sweeps import SweepResult, sweep
@@ -24,11 +25,6 @@ from vitray.tune.record import TrialRecord
 
 pytestmark = pytest.mark.ray
 _STEPS = 10  # an epoch's
-
-
-class Silent:
-    def update(self, trials: Any) -> None: ...
-    def stage(self, text: str) -> None: ...
 
 
 @dataclass

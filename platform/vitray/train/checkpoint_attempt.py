@@ -49,15 +49,15 @@ class Attempts:
             STORAGE_ERRORS: it cannot be written.
         """
         folder = self._folder
-        patiently(lambda: make(folder), folder)
+        patiently(lambda: make(folder), folder, tell=self._tell)
         attempt = self.unbegun()
-        patiently(lambda: self._mark(attempt.claim), folder)
+        patiently(lambda: self._mark(attempt.claim), folder, tell=self._tell)
         history = self._history()
         self.check_newest(history)
         found = self.newest_whole(history)
         step = 0 if found is None else found[0].step
         self._tell_of_lost_records(history, step)
-        patiently(lambda: self._mark(attempt.fence(step)), folder)
+        patiently(lambda: self._mark(attempt.fence(step)), folder, tell=self._tell)
         patiently(lambda: folder.remove(attempt.claim), folder)
         if found is None:
             return {}

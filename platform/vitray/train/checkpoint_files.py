@@ -17,6 +17,7 @@ import torch
 
 from vitray.data.folder import Folder, why
 from vitray.errors import CheckpointError
+from vitray.files import is_full
 from vitray.masking import public
 
 # A write or a hash of so many bytes runs without Python's lock; between them it is held for microseconds.
@@ -141,12 +142,11 @@ def room(folder: Folder) -> int:
 
 def not_saved(folder: Folder, step: int, error: BaseException, needed: int) -> CheckpointError:
     """What is said of a checkpoint that cannot be saved: where, why, and how much room it takes."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     what = f"the checkpoint of step {step} cannot be saved: {reason(error)}"
     if folder.on_disk:
         with contextlib.suppress(OSError):
             what += f"; it needs {_mb(needed)}, {_mb(room(folder))} are free"
-    remedy = "make room there" if full else "check that it can be reached and written"
+    remedy = "make room there" if is_full(error) else "check that it can be reached and written"
     return CheckpointError(what, where=shown(folder), remedy=remedy)
 
 

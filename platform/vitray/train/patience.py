@@ -1,4 +1,4 @@
-"""Storage behind a network fails for a while, and comes back: what is asked of it is asked again."""
+"""Storage fails for a while, and comes back: what is asked of it is asked again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from vitray.data.folder import Folder
 from vitray.errors import CheckpointError
+from vitray.files import is_full
 from vitray.train.checkpoint_files import STORAGE_ERRORS, reason, shown
 
 READ_S = 120.0  # beyond what the client of the storage itself does
@@ -16,27 +17,42 @@ FIRST_S, LONGEST_S = 0.5, 30.0  # between two tries
 _T = TypeVar("_T")
 
 
-def patiently(ask: Callable[[], _T], folder: Folder, *, seconds: float | None = None) -> _T:
-    """What ``ask`` returns. Where the folder is not local, failures of storage are tried again for a while.
+def patiently(
+    ask: Callable[[], _T], folder: Folder, *, seconds: float | None = None, tell: Callable[[str], None] | None = None
+) -> _T:
+    """What ``ask`` returns. Failures of storage that is not local are tried again for a while; so is a local disk that
+    is full, where somebody is told (``tell``, a sentence) to make room.
 
     Raises:
         CheckpointError: it does not answer for so long.
-        STORAGE_ERRORS: a local file system's at once; FileNotFoundError of any.
+        STORAGE_ERRORS: a local file system's at once, or when it is full for so long; FileNotFoundError of any.
     """
+    full = False
     until = time.monotonic() + (READ_S if seconds is None else seconds)
     pause = FIRST_S
     while True:
         try:
-            return ask()
+            done = ask()
         except STORAGE_ERRORS as error:
-            if folder.on_disk or isinstance(error, FileNotFoundError):
+            if isinstance(error, FileNotFoundError):
                 raise
-            if time.monotonic() + pause > until:
+            late = time.monotonic() + pause > until
+            if folder.on_disk:
+                if late or tell is None or not is_full(error):
+                    raise
+                if not full:
+                    tell(f"{shown(folder)}: {reason(error)}; going on when there is room")
+                full = True
+            elif late:
                 raise StorageAwayError(
                     f"cannot be reached: {reason(error)}",
                     where=shown(folder),
                     remedy="when it is back, go on with --resume",
                 ) from None
+        else:
+            if full and tell is not None:
+                tell(f"{shown(folder)}: there is room again")
+            return done
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_S)
 
