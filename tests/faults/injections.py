@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def record(row: int, outcome: str, *, held: bool, **figures: Any) -> None:
     if not full():
         return
     RESULTS.mkdir(parents=True, exist_ok=True)
-    line = {"row": row, "held": held, "outcome": outcome, "figures": figures, "machine": platform.processor()}
+    line = {"row": row, "held": held, "outcome": outcome, "figures": figures}
     line |= {"cpus": os.cpu_count(), "date": time.strftime("%Y-%m-%d")}
     with (RESULTS / f"row-{row:02d}.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")

@@ -11,13 +11,14 @@ from pathlib import Path
 import hanging_ranks
 import psutil
 import pytest
-from disturbed import RANK, STEPS, Trained, disturbed_experiment, processes, ranks_that_do, train
+from disturbed import CONTROLLER, RANK, STEPS, Trained, disturbed_experiment, processes, ranks_that_do, train
 from hanging_ranks import INTERPRETER, MESSAGE, PYTHON, hanging
 from injections import record
 from ledger import Ledger, serving
 from small_runs import assert_bitwise_equal
 
 from vitray.cluster.local import Cluster
+from vitray.train import crew
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(900)]
 _EPOCHS, _AT_STEP = 4, 100
@@ -77,4 +78,41 @@ def test_training_goes_on_within_a_minute(
     assert 1 <= done_again <= 2 * 7  # a checkpoint's interval, and one that was on its way
     if how == STOPPED:  # it would hold its memory, and a GPU's, for ever
         assert int(mark.with_suffix(".pid").read_text()) not in left
+    assert again <= 60
+
+
+def test_where_the_controller_stands_still_too_the_group_is_made_anew(
+    cluster: Cluster, digits: Path, tmp_path: Path, undisturbed: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody replaces a rank that dies then, until the controller is given up: after five minutes, here 15 seconds."""
+    monkeypatch.setattr(crew, "_AWAY_S", 15.0)
+    folder, killed = tmp_path / "run", []
+
+    def stop_and_kill() -> None:
+        while Ledger(folder / "ledger").steps < _AT_STEP:
+            time.sleep(0.05)
+        processes(CONTROLLER)[-1].send_signal(signal.SIGSTOP)
+        processes(RANK)[-1].kill()
+        killed.append(time.time())
+
+    threading.Thread(target=stop_and_kill, daemon=True).start()
+    disturbed = train(cluster, disturbed_experiment(digits, _EPOCHS), folder, 2, max_restarts=1)
+    again = disturbed.ledger.next_step_after(killed[0]) or float("inf")
+    notes = [note for note in disturbed.notes if note.endswith(": other ranks go on")]
+    missing, doubled = disturbed.missing_and_doubled()
+    held = again <= 60 and missing == doubled == 0 and len(notes) == 1
+    record(
+        5,
+        f"a rank killed while Ray Train's controller is stopped, which is given up after 15 s (usually 300): training "
+        f"again after {again:.0f} s; told: {notes}",
+        held=held,
+        again_s=round(again, 1),
+    )
+    assert len(notes) == 1, disturbed.notes
+    assert re.fullmatch(
+        r"Ray Train's controller has ended \(.* has done nothing for \d+ s\): other ranks go on", notes[0]
+    )
+    assert_bitwise_equal(undisturbed.tensors, disturbed.tensors)
+    assert (missing, doubled) == (0, 0)
+    assert not [process for process in processes(CONTROLLER) if process.status() == psutil.STATUS_STOPPED]
     assert again <= 60
