@@ -88,12 +88,13 @@ def train(
     max_restarts: int = 20,
     on_report: Callable[[Report], None] = lambda report: None,
     stop_at: int | None = None,
+    notes: list[str] | None = None,
 ) -> Trained:
     """Train with so many ranks of a thread each, in a group of its own."""
     import ledger
 
     reports: list[Report] = []
-    notes: list[str] = []
+    notes = [] if notes is None else notes
 
     def take(report: Report) -> bool:
         reports.append(report)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import ray
+from disturbed import disturbed_experiment
+from disturbed import train as train_on
 from injections import record
 from mlflow_view import look
 from small_disk import Disk, small_disk
 from small_runs import STEPS, restored, small_experiment, train
 
+from vitray.cluster.local import Cluster
+from vitray.data.decode import encode_png
+from vitray.data.prepare import prepare
 from vitray.errors import CheckpointError
 from vitray.tracking.mlflow_store import MlflowTracker
 from vitray.train import checkpoint, loop
@@ -154,3 +162,65 @@ def test_reports_are_kept_until_there_is_room_for_them(tmp_path: Path) -> None:
     held = points == list(steps)
     record(9, f"reports: {len(points)} of 200 delivered, 100 of them made on a full disk", held=held)
     assert held
+
+
+@pytest.mark.ray
+def test_where_objects_can_be_spilled_no_more_training_waits_for_room(tmp_path: Path) -> None:
+    """Somebody else fills the object store of a node whose disk is full."""
+    for number in range(320):
+        file = tmp_path / "in" / str(number % 2) / f"{number:04d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encode_png(np.random.default_rng(number).integers(0, 255, (96, 96, 3), dtype=np.uint8)))
+    prepare(str(tmp_path / "in"), tmp_path / "ds")
+    run = disturbed_experiment(tmp_path / "ds", _FREE, model__patch_size=32, train__global_batch=64)
+    others: list[ray.ObjectRef] = []
+    notes: list[str] = []
+    whole: list[bool] = []
+
+    with small_disk(tmp_path / "disk", 400) as disk:
+
+        def disturb(report: Report) -> None:
+            if report.epoch != _FULL:
+                return
+            disk.fill()
+            until = time.monotonic() + 60
+            while not notes and time.monotonic() < until:
+                try:
+                    others.append(ray.put(np.zeros(2**20, np.uint8)))
+                except ray.exceptions.OutOfDiskError:
+                    time.sleep(0.1)
+            newest = CheckpointStore(tmp_path / "full" / "checkpoints").newest()
+            whole.append(newest is not None and verify(newest).step > 0)
+            time.sleep(3)
+            disk.clear()
+
+        ray.init(
+            address="local", num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False,
+            object_spilling_directory=str(disk.root),
+        )  # fmt: skip
+        try:
+            here = Cluster("local", cpus=2, gpus=0, node_cpus=2)
+            undisturbed = train_on(here, run, tmp_path / "peace", 1)
+            thread: list[threading.Thread] = []
+
+            def begin(report: Report) -> None:  # beside the training, which goes on
+                thread.append(threading.Thread(target=disturb, args=(report,)))
+                thread[-1].start()
+
+            disturbed = train_on(here, run, tmp_path / "full", 1, on_report=begin, notes=notes)
+            for one in thread:
+                one.join()
+        finally:
+            others.clear()
+            ray.shutdown()
+    held = (
+        len(notes) == 2
+        and str(disk.root) in notes[0]
+        and re.search(r"[1-9] MB are needed", notes[0]) is not None
+        and notes[1] == "there is room for data again"
+        and whole == [True]
+        and all(disturbed.tensors[name].equal(value) for name, value in undisturbed.tensors.items())
+    )
+    record(9, "objects that can be spilled no more: training waited, said so, went on to the same weights", held=held,
+           told=notes)  # fmt: skip
+    assert held, (notes, whole)

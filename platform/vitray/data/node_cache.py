@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vitray.data.cache import DecodedChunk, DecodedSplit, Wish, decode_chunk
 from vitray.data.ray_context import PATIENCE_S, check_room, object_store_bytes
+from vitray.data.spilling import is_full
 from vitray.errors import ResourceError, VitrayError
 
 _ROOM = "end what else runs there, add a node, or lower cluster.workers"
@@ -76,6 +77,8 @@ def shared_split(wish: Wish, task_cpus: float) -> DecodedSplit | None:
             chunks: list[DecodedChunk] = ray.get(references)
         except ray.exceptions.RayTaskError as error:
             ray.get(cache.forget.remote(wish))
+            if is_full(error):
+                return None
             if isinstance(error.cause, VitrayError):
                 raise error.cause from None
             raise

@@ -21,6 +21,7 @@ from ray.data import DataContext
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from vitray.data import spilling
 from vitray.data.lookahead import Lookahead
 from vitray.data.pace import Pace, Unit
 from vitray.data.prefetch import Prefetch
@@ -35,6 +36,7 @@ FIRST_SEGMENT_UNITS = 16  # then the units' true cost is known
 _STORE_SHARE = 0.4  # of a node's object store for all blocks under way; half of it is for decoded splits
 _TARGET = 0.9  # of a block's bytes: ranks' shares of a step differ by a row or three
 _PATIENCE_S = 60.0  # without a block before somebody looks whether there will be one
+_AGAIN_S = 1.0  # between two looks whether there is room
 _SECONDS = b"vitray.seconds"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -42,7 +44,28 @@ Made = tuple[Block, float]
 
 
 def ray_blocks(plan: Plan, start: int, stop: int, options: StreamOptions) -> Iterator[Block]:
-    """The blocks of steps ``start .. stop - 1``, in order."""
+    """The blocks of steps ``start .. stop - 1``, in order. Where there is no room for them, which is told once, they
+    come when there is."""
+    waits = False
+    while True:
+        try:
+            for block in _blocks(plan, start, stop, options):
+                if waits:
+                    options.tell("there is room for data again")
+                waits, start = False, int(block.step[-1]) + 1
+                yield block
+            return
+        except ray.exceptions.RayError as error:
+            if not spilling.is_full(error):
+                raise
+        if not waits:
+            needed = plan.image_bytes * -(-plan.order.global_batch // plan.world_size)
+            options.tell(f"training waits: {spilling.full(needed)}")
+        waits = True
+        time.sleep(_AGAIN_S)
+
+
+def _blocks(plan: Plan, start: int, stop: int, options: StreamOptions) -> Iterator[Block]:
     pace = Pace(plan)
     store = object_store_bytes(ray.get_runtime_context().get_node_id())
     fitting = int(_STORE_SHARE * store / options.ranks_here / pace.unit_bytes)

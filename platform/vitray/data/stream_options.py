@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +22,7 @@ class StreamOptions:
         task_cpus: CPUs that a data task reserves.
         near: data tasks stay on this node, so that pixels need not travel, even if they have to wait for a CPU there.
         ranks_here: ranks that share this node's object store.
+        tell: says a sentence to people.
         max_bad_fraction: above this share of damaged rows the stream stops.
     """
 
@@ -32,6 +35,7 @@ class StreamOptions:
     near: bool = False
     ranks_here: int = 1
     max_bad_fraction: float = 0.001
+    tell: Callable[[str], None] = logging.getLogger("vitray").warning
 
     @property
     def threads(self) -> int:

@@ -122,12 +122,13 @@ def _beat(mailbox: Any, ranks: Ranks, whereabouts: Whereabouts) -> None:
 
 def _run(job: Job, ranks: Ranks, config: ServeConfig, leaving: Leaving, whereabouts: Whereabouts) -> None:
     mailbox, plan = config.mailbox, _plan_here(job.experiment, config.plan, ranks)
+    reporter = _MailboxReporter(mailbox, job)
     torch.set_num_threads(job.experiment.cluster.threads or plan.threads)
     try:
         run_job(
             job,
             ranks,
-            _MailboxReporter(mailbox, job),
+            reporter,
             StreamOptions(
                 executor="ray",
                 cache=job.experiment.data.cache,
@@ -138,6 +139,7 @@ def _run(job: Job, ranks: Ranks, config: ServeConfig, leaving: Leaving, whereabo
                 max_bad_fraction=job.experiment.data.max_bad_fraction,
                 near=_room_here(plan),
                 ranks_here=_ranks_here(plan),
+                tell=reporter.note,
             ),
             leaving,
             whereabouts,
