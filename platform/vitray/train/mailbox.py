@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from vitray.errors import HangingError, OutOfMemoryError
 from vitray.experiment import Experiment
+from vitray.train.current import Current
 from vitray.train.hanging import Watch
 from vitray.train.leaving import Answer, Notice, Vote
 from vitray.train.messages import Ended, Heard, Job, Note, RankEnd
@@ -26,36 +26,13 @@ _TOGETHER_S = 2.0  # between the failures of ranks that fail for the same reason
 _PATIENCE_S, _PATIENCE_STEPS = 20.0, 5  # for ranks that were asked to save and stop
 
 
-@dataclass
-class _Current:
-    job: Job
-    asks_at: frozenset[int] | None = None  # epochs after which the driver decides; None: after every one
-    outgoing: deque[Report | Note | Ended] = field(default_factory=deque)
-    takers: set[int] = field(default_factory=set)  # ranks that are at work on it
-    vote: Vote | None = None  # on the step after which they leave it
-    stop_asked: bool = False
-    away: bool = False  # all ranks have left it, for other ranks to go on
-    left_step: int | None = None  # where they last did
-    ends: dict[int, int] = field(default_factory=dict)  # of the ranks that are through: their collectives
-    failure: BaseException | None = None  # the first
-    reported_step: int = -1
-    handed_step: int = -1
-    decided_step: int = -1
-    stop_step: int | None = None  # the report that was answered with a stop
-    ended: bool = False
-
-    def hears(self, number: int, attempt: int | None) -> bool:
-        """Whether a word of a rank that has this job, in this attempt at it, counts. None: it does not say."""
-        return self.job.number == number and attempt in (None, self.job.attempt)
-
-
 class Mailbox:
     """The actor's class; plain asyncio, so that it is tested without Ray."""
 
     def __init__(self, max_restarts: int) -> None:
         self._max_restarts = max_restarts
         self._changed = asyncio.Condition()
-        self._current: _Current | None = None
+        self._current: Current | None = None
         self._number = 0
         self._closed = False
         self._progress: tuple[int, Mapping[str, float]] | None = None
@@ -89,7 +66,7 @@ class Mailbox:
             self._number += 1
             heard = heard or Heard()
             job = Job(self._number, experiment, run_dir, heard.attempt, known_epoch, heard.place, heard.earlier)
-            self._current = current = _Current(job, asks_at)
+            self._current = current = Current(job, asks_at)
             current.reported_step = current.handed_step = heard.step
             current.decided_step, current.stop_step = heard.decided, heard.decided if heard.stopped else None
             self._losses, self._progress, self._pace, self._why = heard.losses, None, None, ""
@@ -115,7 +92,7 @@ class Mailbox:
             current.decided_step = current.handed_step
             if not go_on and current.stop_step is None:
                 current.stop_step = current.handed_step
-                current.outgoing = deque(said for said in current.outgoing if isinstance(said, Ended))
+                current.forget_reports()
             self._changed.notify_all()
 
     async def stop(self) -> float:
@@ -293,7 +270,7 @@ class Mailbox:
                 return True  # of no use any more
             return self._lose(current, reason)
 
-    def _lose(self, current: _Current | None, reason: BaseException) -> bool:
+    def _lose(self, current: Current | None, reason: BaseException) -> bool:
         self._losses += 1
         if current is not None:
             current.left_step = None
@@ -376,14 +353,14 @@ class Mailbox:
             self._current.outgoing.append(note)
             self._changed.notify_all()
 
-    def _again(self, current: _Current) -> None:
+    def _again(self, current: Current) -> None:
         """The job is for other ranks."""
         current.ends.clear()
         current.takers.clear()
         current.vote = None
         current.job = replace(current.job, attempt=current.job.attempt + 1)
 
-    def _ask_to_leave(self, current: _Current) -> None:
+    def _ask_to_leave(self, current: Current) -> None:
         if current.vote is None:
             self._versions += 1
             current.vote = Vote(current.job.number, self._versions)
@@ -395,11 +372,11 @@ class Mailbox:
     def _notice(self, seen: int) -> Notice | None:
         return self._vote.notice if self._vote is not None and self._vote.notice.version > seen else None
 
-    def _stopped(self, current: _Current, step: int) -> bool:
+    def _stopped(self, current: Current, step: int) -> bool:
         over = self._closed or current.ended
         return over or (current.stop_step is not None and step >= current.stop_step)
 
-    def _end(self, current: _Current, ended: Ended) -> None:
+    def _end(self, current: Current, ended: Ended) -> None:
         if not current.ended:
             current.ended = True
             current.outgoing.append(ended)
@@ -410,7 +387,7 @@ class Mailbox:
         busy = self._restarting or self._moving
         return current is not None and not (current.ended or busy) and current.job.number > after
 
-    def _of_job(self) -> _Current:
+    def _of_job(self) -> Current:
         assert self._current is not None, "no job was submitted"
         return self._current
 
