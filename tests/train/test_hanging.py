@@ -75,6 +75,24 @@ def test_a_rank_that_says_nothing_hangs_after_the_limit(ranks: Ranks) -> None:
     assert ranks.run(4) == "nothing was heard of rank 1 for 21 s; it was in step 57"
 
 
+def test_a_rank_that_was_last_heard_of_before_its_job_is_where_the_others_are(ranks: Ranks) -> None:
+    """Stopped within two seconds of its first step, between two of its words."""
+    ranks.set(1, doing=IDLE, step=0)
+    ranks.run(1)
+    ranks.silent = {1}
+    ranks.set(0, step=101)
+    assert ranks.run(_LIMIT - 2) is None
+    assert ranks.run(4) == "nothing was heard of rank 1 for 21 s; it was idle (after step 0)"
+
+
+def test_a_rank_that_comes_up_is_not_judged_by_one_that_is_idle_yet(ranks: Ranks) -> None:
+    ranks.set(0, doing=STARTING, step=0)
+    ranks.set(1, doing=IDLE, step=0)
+    ranks.run(1)
+    ranks.silent = {0}
+    assert ranks.run(5 * _LIMIT) is None
+
+
 def test_ranks_that_stand_still_in_a_step_hang_and_the_one_that_is_behind_is_named(ranks: Ranks) -> None:
     ranks.set(1, collectives=99, line="faults/hook.py:12 in spin")
     assert ranks.run(_LIMIT - 1) is None

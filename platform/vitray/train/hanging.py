@@ -83,9 +83,16 @@ class Watch:
     def _silent(self, limit_s: float) -> str | None:
         for rank, heard in self._ranks.items():
             silence = self._clock - heard.at
-            if silence > limit_s * _PATIENCE[heard.pulse.doing][0]:
+            if silence > limit_s * _PATIENCE[self._likely(heard.pulse)][0]:
                 return f"nothing was heard of rank {rank} for {silence:.0f} s; it was {_place(heard.pulse)}"
         return None
+
+    def _likely(self, last: Pulse) -> str:
+        """What a rank does that was last heard of there: ranks make their steps together, so that one whose others are
+        farther has got on since, and is in what they are in."""
+        others = [heard.pulse for heard in self._ranks.values() if heard.pulse.doing not in (IDLE, STARTING)]
+        farthest = max(others, key=lambda pulse: pulse.step, default=last)
+        return farthest.doing if farthest.step > last.step + 1 else last.doing
 
     def _still(self, limit_s: float, at_work: Collection[int]) -> str | None:
         taking_part = [heard for rank, heard in self._ranks.items() if rank in at_work]

@@ -89,7 +89,7 @@ def serve(given: dict[str, Any]) -> None:
             try:
                 _run(job, ranks, config, leaving, whereabouts)
             finally:
-                whereabouts.at(IDLE)
+                whereabouts.at(IDLE, 0)
                 settings.put_back()
                 let_go(ranks.device)
 
