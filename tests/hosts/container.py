@@ -15,7 +15,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -23,6 +25,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 ENTER = Path(__file__).parent / "enter.sh"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64")
+_starter = ThreadPoolExecutor(1, "containers")
 _ENGINE_TMPFS = "rw,nosuid,nodev,noexec"  # what an engine gives where nothing else is said
 
 
@@ -96,14 +99,13 @@ class Container:
             "WORK": self.spec.work,
             "ENVIRONMENT": "\n".join(f"{key}={value}" for key, value in self.spec.environment.items()),
         }
-        # It dies with this process, whatever ends that.
+        # It dies with this process, whatever ends that; told by the thread that began it, which has to live as long.
         command = ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self.namespace]
         command += ["unshare", "--mount", "--pid", "--ipc", "--uts"]
         command += ["--fork", "--kill-child=KILL", "bash", str(ENTER), *self.spec.command]
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+            begin = partial(subprocess.Popen[bytes], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = _starter.submit(begin, command, env=variables, start_new_session=True).result()
         self._init = None
 
     def init(self) -> int:

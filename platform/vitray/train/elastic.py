@@ -27,7 +27,7 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus,
 from ray.train.v2.api.config import ScalingConfig
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from vitray.train.nodes import Node, nodes_now, ranks_that_fit, reserved_by_others, without_silent
+from vitray.train.nodes import Node, count_again, nodes_now, ranks_that_fit, reserved_by_others, without_silent
 from vitray.train.places import name_places, named_place
 from vitray.train.resources import GroupPlan
 
@@ -73,6 +73,8 @@ class GroupPolicy(ScalingPolicy):
         fitting = self._fitting(nodes)
         if fitting < self._plan.ranks or (self._attempt is not None and not self._plan.elastic):
             self._say_waiting(fitting)
+        if self._attempt is not None and fitting >= self._attempt:
+            count_again(nodes)
         if not self._plan.elastic:
             return self._start(self._plan.most, nodes)  # Ray waits for their place
         if self._attempt is not None and self._attempt > self._plan.ranks:

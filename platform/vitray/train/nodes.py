@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import socket
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -10,8 +12,10 @@ from typing import Any
 
 import ray
 from ray._private.state import state
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _EPSILON = 1e-6
+_CRUMB, _CRUMB_S, _COUNTED_S = 0.001, 0.3, 10.0  # CPUs of a task that has a node counted again, and seconds
 _PROBE_S, _PROBES = 1.0, 32  # seconds to connect to a node, and how many at once
 
 
@@ -93,3 +97,21 @@ def ranks_that_fit(
         if count > 0 and not node.going:
             fitting[node.id] = count
     return fitting
+
+
+def count_again(nodes: Iterable[Node]) -> None:
+    """Have nodes say anew what they have free, by a task that takes next to nothing.
+
+    The head books a place on a node before it asks the node for it, and where the node does not answer never takes that
+    back, until something changes there (Ray 2.60: so it is with a node that comes back at its old address, to which the
+    head's connection is broken for a while yet). What is free then looks taken, and no group finds a place.
+    """
+    asked = [node for node in nodes if not node.going]
+    tasks = [
+        ray.remote(num_cpus=_CRUMB, max_retries=0)(time.sleep)
+        .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False))
+        .remote(_CRUMB_S)
+        for node in random.sample(asked, min(_PROBES, len(asked)))
+    ]
+    if tasks:
+        ray.wait(tasks, num_returns=len(tasks), timeout=_COUNTED_S)
