@@ -30,6 +30,8 @@ class World:
         monkeypatch.setattr(elastic, "without_silent", lambda nodes: nodes)
         monkeypatch.setattr(elastic, "reserved_by_others", lambda own: self.held)
         monkeypatch.setattr(elastic, "named_place", self._hold)
+        self.counted: list[list[Node]] = []
+        monkeypatch.setattr(elastic, "count_again", lambda nodes, earlier: self.counted.append(nodes) or [])
         monkeypatch.setattr(elastic, "remove_placement_group", lambda place: self.held.clear())
         self.killed: list[str] = []
         monkeypatch.setattr(elastic.ray, "get", lambda said: said)
@@ -99,6 +101,21 @@ def test_what_it_holds_is_its_own_when_its_ranks_die_before_they_left(policy: Gr
     assert isinstance(decision, ResizeDecision)
     assert decision.num_workers == 2
     assert not world.notes
+
+
+@pytest.mark.parametrize("workers", [2, (1, 4)])
+def test_nodes_are_counted_again_where_ranks_have_room_and_do_not_come_up(
+    world: World, workers: int | tuple[int, int]
+) -> None:
+    plan = plan_groups(ClusterConfig(workers=workers, use_gpu=False), cpus=4, gpus=0, node_cpus=2)
+    policy = GroupPolicy(ScalingConfig(num_workers=workers), plan, world.mailbox, "m")
+    assert isinstance(policy.make_decision_for_non_running_worker_group(), ResizeDecision)
+    assert not world.counted
+    policy.make_decision_for_non_running_worker_group()
+    assert world.counted == [[world.nodes["1"]]]
+    world.there = ""
+    policy.make_decision_for_non_running_worker_group()
+    assert len(world.counted) == 1, "there is none to count"
 
 
 def test_with_too_little_room_it_waits_and_says_so(policy: GroupPolicy, world: World) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file
 
@@ -20,6 +21,7 @@ from vitray.data import ShardedImages
 from vitray.data.prepare import prepare
 from vitray.errors import TrainingError
 from vitray.experiment import ClusterConfig, Experiment
+from vitray.train import nodes
 from vitray.train.checkpoint import CheckpointStore, verify
 from vitray.train.report import Report
 from vitray.train.resources import GroupPlan, plan_groups
@@ -141,3 +143,23 @@ def test_closing_a_group_ends_its_processes(cluster: Cluster) -> None:
     while set(rank_pids()) - before and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not set(rank_pids()) - before
+
+
+def test_nodes_are_counted_again_and_not_filled_with_tasks_that_count(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "_COUNTED_S", 2.0)
+
+    @ray.remote
+    class Greedy:
+        def here(self) -> bool:
+            return True
+
+    greedy = Greedy.options(num_cpus=ray.available_resources()["CPU"]).remote()
+    assert ray.get(greedy.here.remote())
+    waiting = nodes.count_again(nodes.nodes_now())
+    assert len(waiting) == 1
+    assert nodes.count_again(nodes.nodes_now(), waiting) == waiting
+    ray.kill(greedy)
+    assert ray.wait(waiting, timeout=30)[0] == waiting
+    assert nodes.count_again(nodes.nodes_now(), waiting) == []

@@ -53,6 +53,7 @@ class GroupPolicy(ScalingPolicy):
         self._room: tuple[int, float] = (0, 0.0)  # ranks that would fit, and since when
         self._held: tuple[PlacementGroup, float] | None = None
         self._not_before = 0.0
+        self._counting: list[ray.ObjectRef] = []
 
     # What Ray asks
 
@@ -74,7 +75,7 @@ class GroupPolicy(ScalingPolicy):
         if fitting < self._plan.ranks or (self._attempt is not None and not self._plan.elastic):
             self._say_waiting(fitting)
         if self._attempt is not None and fitting >= self._attempt:
-            count_again(nodes)
+            self._counting = count_again(nodes, self._counting)
         if not self._plan.elastic:
             return self._start(self._plan.most, nodes)  # Ray waits for their place
         if self._attempt is not None and self._attempt > self._plan.ranks:

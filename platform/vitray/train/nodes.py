@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,19 +99,25 @@ def ranks_that_fit(
     return fitting
 
 
-def count_again(nodes: Iterable[Node]) -> None:
-    """Have nodes say anew what they have free, by a task that takes next to nothing.
+def count_again(nodes: Iterable[Node], earlier: Sequence[ray.ObjectRef] = ()) -> list[ray.ObjectRef]:
+    """Have nodes say anew what they have free, by a task that takes next to nothing; returns those tasks that did not
+    come to their turn in time. While any of ``earlier`` did not yet, none are added.
 
     The head books a place on a node before it asks the node for it, and where the node does not answer never takes that
     back, until something changes there (Ray 2.60: so it is with a node that comes back at its old address, to which the
     head's connection is broken for a while yet). What is free then looks taken, and no group finds a place.
     """
+    if earlier and (waiting := ray.wait(list(earlier), num_returns=len(earlier), timeout=0)[1]):
+        return list(waiting)
     asked = [node for node in nodes if not node.going]
     tasks = [
-        ray.remote(num_cpus=_CRUMB, max_retries=0)(time.sleep)
+        ray.remote(num_cpus=_CRUMB, max_retries=0)(_stay)
         .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False))
-        .remote(_CRUMB_S)
+        .remote()
         for node in random.sample(asked, min(_PROBES, len(asked)))
     ]
-    if tasks:
-        ray.wait(tasks, num_returns=len(tasks), timeout=_COUNTED_S)
+    return list(ray.wait(tasks, num_returns=len(tasks), timeout=_COUNTED_S)[1]) if tasks else []
+
+
+def _stay() -> None:
+    time.sleep(_CRUMB_S)
