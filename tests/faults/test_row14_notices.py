@@ -165,6 +165,8 @@ def test_ten_notices_lose_no_step(tmp_path: Path, digits: Path) -> None:
         if driver is not None and driver.poll() is None:
             driver.kill()
             driver.wait()
+        for name in nodes.names:
+            crash(head, name)
         left = head.stop()
     assert not left
 
