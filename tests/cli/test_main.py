@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import sys
@@ -106,6 +107,13 @@ def test_each_error_is_one_message_and_its_exit_code(here: Here, ends_with: Any,
     assert said.code == code
     assert said.out == ""
     assert said.err == "error: model.depth: is wrong\n  -> mend it\n"
+
+
+def test_a_full_disk_is_one_message_too(here: Here, ends_with: Any) -> None:
+    ends_with(OSError(errno.ENOSPC, "No space left on device", "/disk/runs/first/figures"))
+    said = here("train")
+    assert said.code == 1
+    assert said.err.startswith("error: /disk/runs/first/figures: No space left on device\n  -> make room there")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from vitray import __version__
 from vitray.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, VitrayError, nearest
+from vitray.files import is_full
 from vitray.masking import masked
 
 # command -> (module, attribute, one-line help); the help is here so that listing imports nothing
@@ -95,3 +97,8 @@ def main(args: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of a pipe went away, e.g. `vitray ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        what, where = error.strerror or "no space left on device", str(error.filename or Path.cwd())
+        exit_with(VitrayError(what, where=where, remedy="make room there; what is saved is whole: go on where it was"))

@@ -24,7 +24,7 @@ from vitray.data.images import ShardedImages
 from vitray.data.verify import verify
 from vitray.errors import ConfigError, DataError, InterruptedRunError
 from vitray.experiment import Experiment
-from vitray.files import write_whole
+from vitray.files import when_there_is_room, write_whole
 from vitray.home import Home
 from vitray.masking import public
 from vitray.tracking.tracker import Tracker
@@ -202,7 +202,8 @@ def run_key(home: Home, name: str) -> str:
     path = home.runs / name / "key"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, f"{name}-{secrets.token_hex(4)}")
+        key = f"{name}-{secrets.token_hex(4)}"
+        when_there_is_room(lambda: write_whole(path, key), path, len(key))
     return path.read_text()
 
 

@@ -21,6 +21,7 @@ from vitray.cluster.machine import Machine
 from vitray.cluster.weights import check_trials
 from vitray.errors import ConfigError, DataError, InterruptedRunError, TrackingError, TrainingError
 from vitray.experiment import Experiment
+from vitray.files import when_there_is_room
 from vitray.home import Home
 from vitray.tracking.tracker import Tracker
 from vitray.train.checkpoint_place import check_place
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # torch, Ray and MLflow take seconds to import: they come in 
     from vitray.tune.record import SweepDisplay, TrialRecord
 
 log = logging.getLogger("vitray")
+_PROMOTION_BYTES = 2**20  # figures and scores, beside what is on its way to MLflow
 Display = Callable[["SweepPlan"], "SweepDisplay"]
 
 
@@ -230,7 +232,11 @@ def _search_and_promote(
     if final is not None and final.status == "failed":
         raise TrainingError(f"retraining the winner failed: {final.failure}", where=sweep.name)
     shown.stage(f"promoting {best.name}")
-    return promote(sweep, best, final, records, prepared.data, tracker, home.tracking_uri, force=force)
+
+    def promoted() -> Winner:  # may begin again anywhere, as after a kill
+        return promote(sweep, best, final, records, prepared.data, tracker, home.tracking_uri, force=force)
+
+    return when_there_is_room(promoted, sweep.folder, _PROMOTION_BYTES)
 
 
 def _facts(winner: Winner, front: Sequence[TrialRecord]) -> dict[str, Any]:

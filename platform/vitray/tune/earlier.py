@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from vitray.errors import ConfigError
-from vitray.files import write_whole
+from vitray.files import when_there_is_room, write_whole
 from vitray.search_config import Metric, SearchConfig
 from vitray.tune.keys import changed, value_at
 from vitray.tune.pareto import objective_values
@@ -87,7 +87,8 @@ def kept(folder: Path, find: Callable[[], Earlier]) -> Earlier:
         found = find()
         folder.mkdir(parents=True, exist_ok=True)
         content = {"records": [vars(r) for r in found.records], "repeated": [list(p) for p in found.repeated]}
-        write_whole(path, json.dumps(content, default=dict))
+        text = json.dumps(content, default=dict)
+        when_there_is_room(lambda: write_whole(path, text), path, len(text))
     content = json.loads(path.read_text())
     repeated = (frozenset((name, hashed(value)) for name, value in point) for point in content["repeated"])
     return Earlier([TrialRecord(**record) for record in content["records"]], frozenset(repeated))
