@@ -70,6 +70,7 @@ BAD = [
     (("train", "good.yaml", "train.init_from=nowhere"), "there are no such weights"),
     (("train", "good.yaml", "name=a/b"), "name"),
     (("train", "--resume", "nobody"), "there is no run named 'nobody'"),
+    (("train", "--resume", "mine", "train.epochs=9"), "a run goes on as it was begun"),
     (("sweep", "plan", "none.yaml"), "there is no such config file"),
     (("sweep", "plan", "good.yaml", "search.space={model.patch_size: [3]}"), "holds no valid point"),
     (("sweep", "run", "good.yaml", "search.space={model.patch_size: [3]}"), "holds no valid point"),

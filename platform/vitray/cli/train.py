@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -30,6 +31,12 @@ def train(config: str | None, overrides: tuple[str, ...], resume: str | None, ad
 
     if config is None and resume is None:
         raise ConfigError("needs a config file", where="vitray train", remedy="give one, or --resume NAME")
+    if resume is not None and config is not None and "=" in config and not Path(config).exists():
+        raise ConfigError(
+            "a run goes on as it was begun",
+            where=f"vitray train --resume {resume} {config}",
+            remedy=f"leave that away; or begin another run with train.init_from={resume}",
+        )
     prepared = Prepared.load(config, overrides) if config is not None else None
     home = Home.find()
     note(f"state: {home.root}")

@@ -50,7 +50,7 @@ class Evaluation:
     @property
     def name(self) -> str:
         """For people: model, dataset and split."""
-        model = (self.version or Path(self.model).name).removeprefix("models:/")
+        model = (self.version or Path(self.model.partition("?")[0]).name).removeprefix("models:/")
         return f"{model} on {as_input(self.data).name} {self.score.split}"
 
     def metrics(self) -> dict[str, float]:
