@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "faults"), str(TESTS / "train")]
+sys.path[:0] = [str(TESTS), str(TESTS / "faults")]
 
 from harness import Row, arguments, publish, say, versions  # noqa: E402
 
@@ -41,7 +41,7 @@ def pictures(folder: Path, count: int) -> list[Path]:
 
 def unnoticed_by_us(dataset: Path, damage: str) -> int:
     """Images of the training split that are read although they are others, or that are missing, without an error."""
-    from test_row13_damaged_data import DAMAGES
+    from exchanged_shards import DAMAGES
 
     from vitray.data import ShardedImages
     from vitray.data.stream import StreamOptions
@@ -106,7 +106,8 @@ def epochs_of_ours(folder: Path, out: Path) -> int:
     manifest = prepare(str(folder), out)
     say(f"ours: {sum(split.rows for split in manifest.splits.values())} images, the others are in quarantine")
     images, done = ShardedImages.open(str(out)), 0
-    for batch in images.batches("train", global_batch=64, stop_step=20, options=StreamOptions(cache="none")):
+    steps = images.order("train", global_batch=64).steps_per_epoch
+    for batch in images.batches("train", global_batch=64, stop_step=steps, options=StreamOptions(cache="none")):
         done += int((batch.weight > 0).sum())
     return int(done >= images.num_samples("train"))
 
@@ -127,22 +128,14 @@ def epochs_of_torchvision(folder: Path) -> int:
 
 def main() -> None:
     args = arguments(str(__doc__)).parse_args()
+    from exchanged_shards import shards_alike
     from spoilt_images import KINDS
-
-    from vitray.data.decode import encode_png
-    from vitray.data.prepare import prepare
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        import numpy as np
-
-        for number in range(960):
-            file = folder / "alike" / ("train", "val", "test")[number % 3] / str(number % 2) / f"{number:04d}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(encode_png(np.random.default_rng(number).integers(0, 255, (8, 8), dtype=np.uint8)))
-        prepare(str(folder / "alike"), folder / "ds", splits="folders", rows_per_group=16, shard_mb=0.004)
-        swapped = unnoticed_by_us(folder / "ds", "swapped_between_splits")
-        cut = unnoticed_by_us(folder / "ds", "cut_at_a_row_group")
+        dataset = shards_alike(folder / "alike")
+        swapped = unnoticed_by_us(dataset, "swapped_between_splits")
+        cut = unnoticed_by_us(dataset, "cut_at_a_row_group")
         (folder / "ray").mkdir()
         swapped_ray, cut_ray = unnoticed_by_ray(folder / "ray")
         files = pictures(folder / "pictures", 800 if args.quick else 4_000)
