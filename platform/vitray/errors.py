@@ -75,6 +75,10 @@ class TrackingError(UserError):
     failure = "tracking"
 
 
+class StoreAwayError(TrackingError):
+    """It does not answer, and may by and by: what is asked of it can be asked again."""
+
+
 class CheckpointError(VitrayError):
     """A checkpoint that is incomplete or whose bytes are not those that were written."""
 

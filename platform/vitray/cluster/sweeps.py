@@ -23,6 +23,7 @@ from vitray.errors import ConfigError, DataError, InterruptedRunError, TrackingE
 from vitray.experiment import Experiment
 from vitray.files import when_there_is_room
 from vitray.home import Home
+from vitray.tracking.away import when_it_answers
 from vitray.tracking.tracker import Tracker
 from vitray.train.checkpoint_place import check_place
 from vitray.train.dataset_input import as_input
@@ -236,7 +237,7 @@ def _search_and_promote(
     def promoted() -> Winner:  # may begin again anywhere, as after a kill
         return promote(sweep, best, final, records, prepared.data, tracker, home.tracking_uri, force=force)
 
-    return when_there_is_room(promoted, sweep.folder, _PROMOTION_BYTES)
+    return when_it_answers(lambda: when_there_is_room(promoted, sweep.folder, _PROMOTION_BYTES), shown.stage)
 
 
 def _facts(winner: Winner, front: Sequence[TrialRecord]) -> dict[str, Any]:

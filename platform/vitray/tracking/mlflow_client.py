@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vitray.errors import TrackingError
+from vitray.errors import StoreAwayError, TrackingError
 from vitray.masking import public
 from vitray.tracking.denial import denial
 
@@ -112,6 +112,7 @@ def prepare_store(tracking_uri: str, artifact_root: Path | None = None) -> None:
 
 
 _PHRASES = ("connection refused", "timed out", "name or service not known", "no route to host", "connection reset")
+_AWAY = re.compile(rf"{'|'.join(_PHRASES)}|the connection broke off|HTTP error (408|429|5\d\d)")
 _HTTP_ERROR = re.compile(r"too many (\d+) error responses|failed with error code (\d+)|^(\d+) \w+ Error: ")
 
 
@@ -129,7 +130,7 @@ def brief(error: BaseException | str) -> str:
 
 
 def unreachable(tracking_uri: str, error: Exception) -> TrackingError:
-    """The error for a store that does not answer."""
+    """The error for a store that does not answer; a :class:`StoreAwayError` where it may do so by and by."""
     said = brief(error)
     remedy = "start the server or correct MLFLOW_TRACKING_URI" if is_server(tracking_uri) else "check the database"
     what = f"the MLflow store does not answer: {said}"
@@ -137,7 +138,8 @@ def unreachable(tracking_uri: str, error: Exception) -> TrackingError:
         what, remedy = f"the MLflow server answers with {said}", "see its log, or correct MLFLOW_TRACKING_URI"
         if os.environ.get("MLFLOW_TRACKING_TOKEN"):  # MLflow's own users: a token is an error 500
             remedy += "; MLflow's basic-auth takes MLFLOW_TRACKING_USERNAME and ..._PASSWORD, and no token"
-    return TrackingError(what, where=public(tracking_uri), remedy=remedy)
+    kind = StoreAwayError if _AWAY.fullmatch(said) else TrackingError
+    return kind(what, where=public(tracking_uri), remedy=remedy)
 
 
 @contextlib.contextmanager
