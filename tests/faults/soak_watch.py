@@ -13,10 +13,10 @@ from sweep_drivers import SweepDriver
 
 _EVERY_S = 3.0
 _WARM_S = 120.0  # of a process's life, in which it loads what it needs
-_LONG_S = 240.0  # who is seen so long after that says something about growth
+_LONG_S = 120.0  # who is seen so long after that says something about growth
 _ZOMBIE_S = 30.0
-_DRIVER = "vitray.cli"
-_KINDS = ("TrainController", "Mailbox", "ResourceTrainable", "RayTrainWorker", "raylet", "gcs_server", _DRIVER)
+DRIVER = "vitray.cli"
+_KINDS = ("TrainController", "Mailbox", "ResourceTrainable", "RayTrainWorker", "raylet", "gcs_server", DRIVER)
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Watch:
                         seen[process.pid, born] = self.zombies.get((process.pid, born), now)
                 elif process.pid in ours and process.pid != os.getpid():
                     kind = next((k for k in _KINDS if k in process.name() + " ".join(process.cmdline())), None)
-                    if kind is not None and not (kind == _DRIVER and promoting) and time.time() - born > _WARM_S:
+                    if kind is not None and not (kind == DRIVER and promoting) and time.time() - born > _WARM_S:
                         rss = process.memory_info().rss / 2**20
                         self.rss.setdefault((process.pid, born, kind), []).append((now, rss))
         self.zombies = seen
