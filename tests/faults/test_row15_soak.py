@@ -45,7 +45,7 @@ train: {{epochs: 12}}
 cluster: {{use_gpu: false, max_restarts: 20, hang_timeout_s: 8}}
 search:
   space: {{optim.lr: {{log: [0.001, 0.004]}}, model.depth: [1, 2]}}
-  trials: 16
+  trials: 60
   concurrent: 2
   scheduler: none
 tracking: {{experiment: {name}}}
