@@ -17,7 +17,7 @@ EXIT_CODES = {
     "VitrayError": 1, "CheckpointError": 1, "TrainingError": 1, "CodeError": 1, "LostWorkersError": 1,
     "HangingError": 1,
     "NotFiniteError": 1, "OutOfMemoryError": 1, "UserError": 2, "ConfigError": 2, "DataError": 2,
-    "ResourceError": 2, "TrackingError": 2, "InterruptedRunError": 130,
+    "ResourceError": 2, "TrackingError": 2, "StoreAwayError": 2, "InterruptedRunError": 130,
 }  # fmt: skip
 
 
