@@ -50,6 +50,15 @@ def processes(kind: str) -> list[psutil.Process]:
     return found
 
 
+def awaited(kind: str) -> list[psutil.Process]:
+    """The same, as soon as there is one: a process that Ray names anew, at each call, has no name for an instant."""
+    until = time.monotonic() + 10
+    while not (found := processes(kind)):
+        assert time.monotonic() < until, f"there is no {kind}"
+        time.sleep(0.005)
+    return found
+
+
 @contextlib.contextmanager
 def ranks_that_do(serve: Callable[[dict[str, Any]], None], *modules: Any) -> Iterator[None]:
     """All ranks that are started inside do this instead of serving; it goes to them by value, with these modules."""

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from disturbed import processes, spread
+from disturbed import awaited, spread
 from injections import record
 from small_runs import assert_bitwise_equal, restored
 from small_runs import train as train_without_ray
@@ -47,7 +47,7 @@ class TrialKiller(threading.Thread):
                 time.sleep(0.02)
             before = self._epoch(index)
             with contextlib.suppress(psutil.NoSuchProcess):
-                processes(_TRIAL)[0].kill()
+                awaited(_TRIAL)[0].kill()
                 at = time.time()
                 self.killed.append(index)
                 while self._epoch(index) <= before:

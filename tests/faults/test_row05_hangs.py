@@ -11,7 +11,7 @@ from pathlib import Path
 import hanging_ranks
 import psutil
 import pytest
-from disturbed import CONTROLLER, RANK, STEPS, Trained, disturbed_experiment, processes, ranks_that_do, train
+from disturbed import CONTROLLER, RANK, STEPS, Trained, awaited, disturbed_experiment, processes, ranks_that_do, train
 from hanging_ranks import INTERPRETER, MESSAGE, PYTHON, hanging
 from injections import record
 from ledger import Ledger, serving
@@ -33,7 +33,7 @@ def undisturbed(cluster: Cluster, digits: Path, tmp_path_factory: pytest.TempPat
 def stop_a_rank(folder: Path, mark: Path) -> None:
     while Ledger(folder / "ledger").steps < _AT_STEP:
         time.sleep(0.05)
-    victim = processes(RANK)[-1]
+    victim = awaited(RANK)[-1]
     mark.write_text(str(time.time()))
     mark.with_suffix(".pid").write_text(str(victim.pid))
     victim.send_signal(signal.SIGSTOP)
@@ -91,8 +91,8 @@ def test_where_the_controller_stands_still_too_the_group_is_made_anew(
     def stop_and_kill() -> None:
         while Ledger(folder / "ledger").steps < _AT_STEP:
             time.sleep(0.05)
-        processes(CONTROLLER)[-1].send_signal(signal.SIGSTOP)
-        processes(RANK)[-1].kill()
+        awaited(CONTROLLER)[-1].send_signal(signal.SIGSTOP)
+        awaited(RANK)[-1].kill()
         killed.append(time.time())
 
     threading.Thread(target=stop_and_kill, daemon=True).start()
