@@ -177,10 +177,25 @@ class _Trainer(TorchTrainer):
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         variables = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}
         actor = ray.remote(num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": variables})(TrainController)
-        self.controller = actor.remote(**{**controller, "scaling_policy": self.policy})
+        serve = _ByValue(controller["train_fn_ref"].get())
+        self.controller = actor.remote(**{**controller, "train_fn_ref": serve, "scaling_policy": self.policy})
         ray.get(self.controller.run.remote())
         result: Result = ray.get(self.controller.get_result.remote())
         return result
+
+
+class _ByValue:
+    """What ranks do, in each call that has them do it.
+
+    Ray Train puts it into the object store, of which a node that crashed has a copy too. Until the head believes that
+    it is dead it is asked for it, and the rank that asked waits ten seconds (RAY_object_manager_pull_timeout_ms).
+    """
+
+    def __init__(self, serve: Callable[[], None]) -> None:
+        self._serve = serve
+
+    def get(self) -> Callable[[], None]:
+        return self._serve
 
 
 class _TellOfLosses(UserCallback):
