@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from scipy.stats import theilslopes
 from sweep_drivers import SweepDriver
 
 _EVERY_S = 3.0
@@ -57,17 +58,27 @@ class Watch:
     def slopes(self) -> dict[str, float]:
         """MiB a minute of the processes that lived long, the steepest of each kind."""
         found: dict[str, float] = {}
-        for (_, _, kind), samples in self.rss.items():
-            if samples[-1][0] - samples[0][0] > _LONG_S:
-                found[kind] = max(found.get(kind, -1e9), slope(samples) * 60)
+        for (_, _, kind), samples in self._long().items():
+            found[kind] = max(found.get(kind, -1e9), slope(samples) * 60)
         return found
+
+    def said(self) -> list[str]:
+        """A line for each process that lived long."""
+        return [
+            f"{kind} {pid}: {(samples[-1][0] - samples[0][0]) / 60:.1f} minutes, {samples[0][1]:.0f} to "
+            f"{samples[-1][1]:.0f} MiB, {slope(samples) * 60:+.1f} MiB a minute"
+            for (pid, _, kind), samples in self._long().items()
+        ]
+
+    def _long(self) -> dict[tuple[int, float, str], list[tuple[float, float]]]:
+        return {who: samples for who, samples in self.rss.items() if samples[-1][0] - samples[0][0] > _LONG_S}
 
 
 def slope(samples: list[tuple[float, float]]) -> float:
-    """Of the line through (seconds, MiB) with the least squares."""
-    n = len(samples)
-    mean_t, mean_y = sum(t for t, _ in samples) / n, sum(y for _, y in samples) / n
-    return sum((t - mean_t) * (y - mean_y) for t, y in samples) / sum((t - mean_t) ** 2 for t, _ in samples)
+    """Of (seconds, MiB), by Theil and Sen: the median of the slopes between any two. What grows always shows; what is
+    loaded once, on the first occasion, does not."""
+    times, sizes = zip(*samples, strict=True)
+    return float(theilslopes(sizes, times).slope)
 
 
 def unowned(folder: Path, before: set[str]) -> list[str]:

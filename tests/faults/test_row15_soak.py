@@ -197,6 +197,7 @@ def test_soak(disk: tuple[Path, bool], digits: Path, tmp_path: Path) -> None:
     stale = [p.name for p in (folder / "tmp").glob("vitray-*") if p.stat().st_mtime < young]
     for name in [*stale, *unowned(Path("/dev/shm"), shm)]:
         soak.violated(f"left behind: {name}")
+    tell("\n".join(soak.watch.said()))
     slopes = soak.watch.slopes()
     if DRIVER not in slopes:
         soak.violated("no driver lived long enough to say whether its memory grows")
