@@ -29,6 +29,7 @@ from vitray.train.report import Report
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 _FULL, _FREE = 3, 6  # epochs after which it is filled, and room is made
+_MORE_THAN_FITS = 24  # epochs, of whose pixels a store of 100 MiB can only hold a part
 
 
 @pytest.mark.parametrize("when", ["before it is begun", "in the midst of it"])
@@ -172,7 +173,7 @@ def test_where_objects_can_be_spilled_no_more_training_waits_for_room(tmp_path: 
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(encode_png(np.random.default_rng(number).integers(0, 255, (96, 96, 3), dtype=np.uint8)))
     prepare(str(tmp_path / "in"), tmp_path / "ds")
-    run = disturbed_experiment(tmp_path / "ds", _FREE, model__patch_size=32, train__global_batch=64)
+    run = disturbed_experiment(tmp_path / "ds", _MORE_THAN_FITS, model__patch_size=32, train__global_batch=64)
     others: list[ray.ObjectRef] = []
     notes: list[str] = []
     whole: list[bool] = []
