@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
@@ -169,9 +170,10 @@ class _Trainer(TorchTrainer):
     controller: Any = None
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Without the process that would free placement groups: it asks the dashboard, and outlives its run."""
+        """Without two that start a Python process each: one frees placement groups, asks the dashboard and outlives its
+        run; one, with every start of ranks, hands out the datasets of a trainer, which has none here."""
         callbacks: list[Any] = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        return [one for one in callbacks if not isinstance(one, (PlacementGroupCleanerCallback, DatasetsCallback))]
 
     def _initialize_and_run_controller(self, **controller: Any) -> Result:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
