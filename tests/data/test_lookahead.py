@@ -37,15 +37,14 @@ def operator() -> Operator:
 
 def test_no_more_units_than_the_limit_are_begun_and_not_taken(operator: Operator) -> None:
     ahead = Lookahead(2)
-    first, second = ahead.new_pipeline(), ahead.new_pipeline()
-    assert ahead.allows(first, operator, more=True)
+    assert ahead.allows(operator, new=0, more=True)
     operator.begin(1)
-    assert ahead.allows(first, operator, more=True)
-    other = Operator()
+    assert ahead.allows(operator, new=1, more=True)
+    other = Operator()  # of another pipeline
     other.begin(1)
-    assert not ahead.allows(second, other, more=True)  # together they have two
+    assert not ahead.allows(other, new=1, more=True)  # together they have two
     ahead.take()
-    assert ahead.allows(second, other, more=True)
+    assert ahead.allows(other, new=0, more=True)
     ahead.close()
 
 
@@ -55,10 +54,9 @@ def test_with_nothing_to_do_it_waits_for_the_rank(
 ) -> None:
     monkeypatch.setattr(lookahead, "_WAIT_S", 60.0)
     ahead = Lookahead(2)
-    pipeline = ahead.new_pipeline()
     operator.begin(2)
     answers: list[bool] = []
-    asks = threading.Thread(target=lambda: answers.append(ahead.allows(pipeline, operator, more=more)))
+    asks = threading.Thread(target=lambda: answers.append(ahead.allows(operator, new=2, more=more)))
     asks.start()
     asks.join(0.2)
     assert asks.is_alive()  # asked once, not again and again
@@ -71,9 +69,8 @@ def test_with_nothing_to_do_it_waits_for_the_rank(
 def test_while_tasks_run_ray_waits_for_them_itself(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookahead, "_WAIT_S", 600.0)  # longer than a test may take
     ahead = Lookahead(2)
-    pipeline = ahead.new_pipeline()
-    assert ahead.allows(pipeline, operator, more=False)  # nothing was begun yet: the units are about to come
+    assert ahead.allows(operator, new=0, more=False)  # nothing was begun yet: the units are about to come
     operator.begin(2)
     operator.active = 1
-    assert not ahead.allows(pipeline, operator, more=True)
+    assert not ahead.allows(operator, new=2, more=True)
     ahead.close()

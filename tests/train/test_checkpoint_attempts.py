@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import multiprocessing
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,9 @@ from other_processes import CONTEXT, begin_as_rank
 from small_runs import assert_bitwise_equal, small_state, tensors_of
 
 from vitray.errors import CheckpointError
+from vitray.train import checkpoint_read, patience
 from vitray.train.checkpoint import CheckpointStore, Progress, SupersededError, latest_attempt
+from vitray.train.checkpoint_files import get
 from vitray.train.checkpoint_names import Attempt, History, Name
 from vitray.train.checkpoint_place import opened
 
@@ -142,3 +149,43 @@ def ranks_begin(places: list[Path], meet: Path) -> list[tuple[int, Any, Any]]:
     for process in started:
         process.join()
     return ends
+
+
+def test_what_cannot_be_read_for_a_moment_is_read_when_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mount of NFS, say: no checkpoint is passed over for it."""
+    monkeypatch.setattr(patience, "FIRST_S", 0.01)
+    save(CheckpointStore(tmp_path), 10)
+    save(CheckpointStore(tmp_path), 20)
+    with unreadable(monkeypatch, times=3):
+        assert CheckpointStore(tmp_path).begin(small_state()[0]).step == 20
+
+
+def test_no_run_begins_anew_where_none_of_its_checkpoints_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be whole, and the first save would remove them."""
+    monkeypatch.setattr(patience, "FIRST_S", 0.01)
+    monkeypatch.setattr(patience, "READ_S", 0.1)
+    save(CheckpointStore(tmp_path), 10)
+    save(CheckpointStore(tmp_path), 20)
+    with (
+        unreadable(monkeypatch),
+        pytest.raises(CheckpointError, match=r"cannot be read: Input/output error\n.*--resume"),
+    ):
+        CheckpointStore(tmp_path).begin(small_state()[0])
+    assert CheckpointStore(tmp_path).begin(small_state()[0]).step == 20
+
+
+@contextlib.contextmanager
+def unreadable(monkeypatch: pytest.MonkeyPatch, times: int | None = None) -> Iterator[None]:
+    """Weights cannot be read, for so many times."""
+    left = itertools.count(1)
+
+    def failing(folder: Any, name: str) -> Any:
+        if name.endswith("model.safetensors") and (times is None or next(left) <= times):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), name)
+        return get(folder, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_read, "get", failing)
+        yield

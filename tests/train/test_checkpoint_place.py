@@ -125,3 +125,14 @@ def test_storage_that_fails_for_a_while_is_asked_again_and_one_that_stays_away_i
         assert any("training goes on, and it is tried again" in text for text in told)
         network.rule = lambda method, path: "pass"
         store.close()
+
+
+def test_an_empty_pointer_is_none(tmp_path: Path) -> None:
+    """A power cut in the midst of it: nothing was saved yet."""
+    (tmp_path / "checkpoints.uri").touch()
+    assert place_of(tmp_path) == str(tmp_path / "checkpoints")
+    place = take_place(tmp_path, "s3://bucket/place")
+    assert place.startswith("s3://bucket/place/")
+    assert place_of(tmp_path) == place
+    assert (tmp_path / "checkpoints.uri").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints.uri"]

@@ -176,3 +176,31 @@ async def test_a_mailbox_that_takes_over_knows_of_a_stop_and_of_the_losses() -> 
     assert await box.report(number, report(20)) is False
     assert await box.workers_lost(LOST) is False
     assert await box.next(0.01) == Ended(LOST)
+
+
+@eventually
+async def test_losses_between_which_the_run_gets_on_are_not_in_a_row() -> None:
+    """Epochs of hours, a checkpoint in between: each time ranks begin at a newer one, restarts are counted anew."""
+    box, number = await submitted(max_restarts=1)
+    for step in (0, 40, 80, 120):
+        await job_of(box)
+        await box.begin(number, step, 1)
+        assert await box.workers_lost(LOST) is True
+    await job_of(box)
+    await box.begin(number, 120, 1)
+    assert await box.workers_lost(LOST) is False, "twice from the same checkpoint"
+
+
+@eventually
+async def test_ranks_that_come_where_others_were_sent_away_take_the_next_job() -> None:
+    """A rank failed alone while its node was about to go: the ranks were replaced for the node, not for the rank."""
+    box, number = await submitted()
+    await box.take(0, 0, 0.01)
+    await box.take(1, 0, 0.01)
+    assert await box.vacate() is False
+    assert await box.fail(number, CodeError("a"), RankEnd(0, 2, collectives=3)) is False
+    assert await box.vacate() is True
+    await box.starting()
+    await box.started("", 2)
+    await box.submit(EXPERIMENT, "/next")
+    assert (await job_of(box, after=number)).run_dir == "/next"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from mailboxes import ALONE, LOST, eventually, job_of, report, submitted, waiting
 
+from vitray.errors import CheckpointError
 from vitray.train.leaving import Answer, Notice
 from vitray.train.mailbox import Mailbox
 from vitray.train.messages import Ended, Note, RankEnd
@@ -159,3 +160,26 @@ async def test_a_group_that_closes_wants_no_other_ranks() -> None:
     with pytest.raises(RuntimeError, match="closes"):
         await box.vacate()
     assert await box.note("waiting for nodes") is False
+
+
+@eventually
+async def test_ranks_that_cannot_save_when_they_make_room_cost_what_a_dead_node_costs() -> None:
+    """Storage is away for a minute, and a node joins: the run goes on, from its newest checkpoint."""
+    box, number = await submitted()
+    await job_of(box)
+    await box.vacate()
+    unsaved = CheckpointError("the checkpoint of step 7 cannot be saved")
+    assert await box.fail(number, unsaved, ALONE) is False, "the rank has to end"
+    assert await box.workers_lost(LOST) is True
+    await box.starting()
+    assert (await job_of(box)).attempt == 2
+
+
+@eventually
+async def test_a_stop_that_cannot_save_says_so() -> None:
+    box, number = await submitted()
+    await job_of(box)
+    await box.stop()
+    unsaved = CheckpointError("the checkpoint of step 7 cannot be saved")
+    await box.fail(number, unsaved, ALONE)
+    assert await box.next(0.01) == Ended(unsaved)

@@ -35,7 +35,7 @@ class Lookahead:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._taken, self._begun = 0, list[int]()
+        self._taken = self._begun = 0
         self._changed = threading.Condition()
         self._number = next(self._numbers)
         self._known[self._number] = self
@@ -46,26 +46,22 @@ class Lookahead:
             self._taken += 1
             self._changed.notify_all()
 
-    def new_pipeline(self) -> int:
-        with self._changed:
-            self._begun.append(0)
-            return len(self._begun) - 1
-
-    def allows(self, pipeline: int, operator: Any, *, more: bool) -> bool:
-        """Whether the operator may begin a unit now; ``more``: it has one to begin.
+    def allows(self, operator: Any, *, new: int, more: bool) -> bool:
+        """Whether the operator may begin a unit now. ``new``: how many it has begun since it asked; ``more``: it has
+        one to begin.
 
         Where there is nothing to do until the rank takes a unit, this waits for it a little.
         """
         with self._changed:
-            self._begun[pipeline] = operator.metrics.num_tasks_submitted
+            self._begun += new
             nothing_to_do = operator.num_active_tasks() == 0 and not (more and self._room)
-            if nothing_to_do and self._begun[pipeline]:
+            if nothing_to_do and operator.metrics.num_tasks_submitted:
                 self._changed.wait(_WAIT_S)
             return self._room
 
     @property
     def _room(self) -> bool:
-        return sum(self._begun) - self._taken < self.limit
+        return self._begun - self._taken < self.limit
 
     def close(self) -> None:
         self._known.pop(self._number, None)
@@ -85,11 +81,13 @@ class _Policy(BackpressurePolicy):
     def __init__(self, data_context: DataContext, topology: Any, resource_manager: Any) -> None:
         super().__init__(data_context, topology, resource_manager)
         self._lookahead = Lookahead.of(data_context)
-        self._pipeline = self._lookahead.new_pipeline() if self._lookahead else 0
+        self._begun = 0  # units, of this pipeline
         self._states = topology
 
     def can_add_input(self, op: Any) -> bool:
         # Of a pipeline's operators one has tasks; the other hands it the list of units.
         if self._lookahead is None or not isinstance(op, MapOperator):
             return True
-        return self._lookahead.allows(self._pipeline, op, more=self._states[op].has_pending_bundles())
+        before, self._begun = self._begun, op.metrics.num_tasks_submitted
+        more = self._states[op].has_pending_bundles()
+        return self._lookahead.allows(op, new=self._begun - before, more=more)

@@ -69,8 +69,8 @@ def _blocks(plan: Plan, start: int, stop: int, options: StreamOptions) -> Iterat
     pace = Pace(plan)
     store = object_store_bytes(ray.get_runtime_context().get_node_id())
     fitting = int(_STORE_SHARE * store / options.ranks_here / pace.unit_bytes)
-    lookahead = Lookahead(max(2, min(options.workers + options.prefetch, fitting)))
     shared = ray.put(plan)  # once for all tasks: the manifest of a large dataset is large
+    lookahead = Lookahead(max(2, min(options.workers + options.prefetch, fitting)))
 
     def begin(first: int, most: int) -> tuple[Prefetch[Made] | None, list[Unit], int]:
         units = list(itertools.islice(pace.run(first, stop), most))

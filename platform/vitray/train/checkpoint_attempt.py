@@ -15,7 +15,7 @@ from vitray.errors import CheckpointError
 from vitray.models.package import INFO
 from vitray.train.checkpoint_files import make, put, settle, shown
 from vitray.train.checkpoint_names import Attempt, History, Name
-from vitray.train.checkpoint_read import Files, read_files
+from vitray.train.checkpoint_read import Files, UnreadableError, read_files
 from vitray.train.patience import StorageAwayError, patiently
 
 log = logging.getLogger(__name__)
@@ -82,14 +82,23 @@ class Attempts:
             )
 
     def newest_whole(self, history: History) -> tuple[Name, Files] | None:
-        """It, and its bytes. Those that are damaged are passed over, which is said."""
+        """It, and its bytes. Those that are damaged are passed over, which is said.
+
+        Raises:
+            UnreadableError: there is none, but for some that may be whole: to begin anew would remove them.
+        """
+        unreadable: UnreadableError | None = None
         for name in history.committed:
             try:
                 return name, read_files(self._folder, name)
             except StorageAwayError:
                 raise
             except CheckpointError as error:
+                unreadable = error if unreadable is None and isinstance(error, UnreadableError) else unreadable
                 self._pass_over(str(error))
+        if unreadable is not None:
+            remedy = "when it can be read, go on with --resume"
+            raise UnreadableError(unreadable.what, where=unreadable.where, remedy=remedy)
         return None
 
     def _history(self) -> History:

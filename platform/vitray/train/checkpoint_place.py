@@ -21,10 +21,14 @@ _POINTER = "checkpoints.uri"  # in the run's folder, if they lie elsewhere
 
 def place_of(run_dir: Path) -> str:
     """The folder of a run's checkpoints: a local path, or a URI."""
+    return _pointed(run_dir) or str(run_dir / "checkpoints")
+
+
+def _pointed(run_dir: Path) -> str | None:
     try:
-        return (run_dir / _POINTER).read_text(encoding="utf-8").strip()
+        return (run_dir / _POINTER).read_text(encoding="utf-8").strip() or None
     except FileNotFoundError:
-        return str(run_dir / "checkpoints")
+        return None
 
 
 def take_place(run_dir: Path, wanted: str | None) -> str:
@@ -33,16 +37,25 @@ def take_place(run_dir: Path, wanted: str | None) -> str:
     Args:
         wanted: the config's ``train.checkpoints``.
     """
-    if wanted is None or (run_dir / _POINTER).exists() or (run_dir / "checkpoints").exists():
+    if wanted is None or _pointed(run_dir) is not None or (run_dir / "checkpoints").exists():
         return place_of(run_dir)
     parts = run_dir.parts[-1:]
     if "runs" in run_dir.parts:
         parts = run_dir.parts[len(run_dir.parts) - run_dir.parts[::-1].index("runs") :] or parts
     place = below(wanted, "/".join(parts) + f"-{secrets.token_hex(4)}")
     run_dir.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(run_dir / _POINTER, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # a URI may hold a key
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(place + "\n")
+    # Whole or not at all, also after a power cut: a run whose place is forgotten would begin anew, elsewhere.
+    draft = run_dir / f".{_POINTER}.{os.getpid()}.draft"
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # a URI may hold a key
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(place + "\n")
+            file.flush()
+            os.fsync(descriptor)
+        draft.replace(run_dir / _POINTER)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
     return place
 
 

@@ -20,6 +20,10 @@ from vitray.train.progress import STATE, Progress
 Files = dict[str, torch.Tensor]
 
 
+class UnreadableError(CheckpointError):
+    """Its storage fails, for as long as was waited for it. What it holds may be whole."""
+
+
 def read_files(folder: Folder, name: Name, wanted: Callable[[str], bool] = lambda file: True) -> Files:
     """The bytes of its files, uint8 (N,) each, as they were written.
 
@@ -27,7 +31,10 @@ def read_files(folder: Folder, name: Name, wanted: Callable[[str], bool] = lambd
         CheckpointError: one is missing or is not as it was written; or storage does not answer, which is told apart by
             ``remedy``.
     """
-    commit = patiently(lambda: read_commit(folder, name), folder)
+    try:
+        commit = patiently(lambda: read_commit(folder, name), folder, mounted=True)
+    except STORAGE_ERRORS as error:
+        raise UnreadableError(f"cannot be read: {reason(error)}", where=f"{shown(folder)}/{name.text}") from None
     files = {}
     for file, expected in commit.files.items():
         if wanted(file):
@@ -38,12 +45,12 @@ def read_files(folder: Folder, name: Name, wanted: Callable[[str], bool] = lambd
 def _read(folder: Folder, path: str, expected: str) -> torch.Tensor:
     where = f"{shown(folder)}/{path}"
     try:
-        data, found = patiently(lambda: get(folder, path), folder)
+        data, found = patiently(lambda: get(folder, path), folder, mounted=True)
     except FileNotFoundError:
         raise CheckpointError("is missing", where=where) from None
     except STORAGE_ERRORS as error:
         if folder.on_disk or getattr(error, "errno", None) == errno.EIO:
-            raise CheckpointError(f"is damaged: it cannot be read ({reason(error)})", where=where) from None
+            raise UnreadableError(f"cannot be read: {reason(error)}", where=where) from None
         raise
     if found.sha256 != expected:
         raise CheckpointError("is damaged: its bytes are not those that were written", where=where)

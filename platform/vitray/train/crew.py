@@ -33,6 +33,9 @@ MAILBOX_CALLS = 10_000  # at once: each rank waits in two, and one that is not a
 _CLOSE_S, _KILL_S = 20.0, 10.0
 _LOOK_S, _LOOKS_A_S = 0.25, 400.0  # of Ray Train's controller at its ranks: between them, and how many of them a second
 _CONTROLLER = "Ray Train's controller"
+# Of a collective. One rank may wait for room on a disk, or for its driver, while the others are in the next collective,
+# and no wait is an error. Ranks that hang are found by their pulses (train/hanging.py), long before gloo's half hour.
+_COLLECTIVE_S = 30 * 86_400
 _VISIT_S, _AWAY_S = 5.0, 300.0  # between looks at whether the controller still works; after so long it does not
 
 
@@ -49,7 +52,7 @@ class Crew:
 
     Args:
         plan: resources (:func:`vitray.train.resources.plan_groups`).
-        max_restarts: times in a row that lost ranks are replaced without a report in between.
+        max_restarts: times in a row that lost ranks are replaced without getting on: a report, or a newer checkpoint.
         serve: what a rank does all its life (:func:`vitray.train.serve.serve`).
     """
 
@@ -141,7 +144,7 @@ class Crew:
             scaling_config=ScalingConfig(
                 num_workers=plan.workers, use_gpu=plan.use_gpu, resources_per_worker=dict(plan.per_rank)
             ),
-            torch_config=GroupTorchConfig(backend="nccl" if plan.use_gpu else "gloo"),
+            torch_config=GroupTorchConfig(backend="nccl" if plan.use_gpu else "gloo", timeout_s=_COLLECTIVE_S),
             run_config=RunConfig(
                 name="group",
                 storage_path=str(self._scratch.path),

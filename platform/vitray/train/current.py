@@ -22,6 +22,7 @@ class Current:
     stop_asked: bool = False
     away: bool = False  # all ranks have left it, for other ranks to go on
     left_step: int | None = None  # where they last did
+    begun_step: int | None = None  # where ranks last began
     ends: dict[int, int] = field(default_factory=dict)  # of the ranks that are through: their collectives
     failure: BaseException | None = None  # the first
     reported_step: int = -1

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vitray.errors import HangingError, OutOfMemoryError
+from vitray.errors import CheckpointError, HangingError, OutOfMemoryError
 from vitray.experiment import Experiment
 from vitray.train.current import Current
 from vitray.train.hanging import Watch
@@ -142,7 +142,12 @@ class Mailbox:
         async with self._changed:
             current = self._of_job()
             self._pace = None
-            if current.job.number == number and current.job.attempt > 1:
+            if current.job.number != number:
+                return
+            if current.begun_step is not None and step > current.begun_step:
+                self._losses = 0  # it got on since ranks last began, and that is saved
+            current.begun_step = step
+            if current.job.attempt > 1:
                 ranks = f"{world_size} rank{'s' if world_size > 1 else ''}"
                 why = f" ({self._why})" if self._why else ""
                 self._tell(Note(f"now {ranks}{why}, from step {step}", step))
@@ -183,7 +188,7 @@ class Mailbox:
             if report.step > current.reported_step:
                 current.reported_step, current.left_step = report.step, None
                 current.outgoing.append(report)
-                self._losses = 0  # it gets on: restarts are counted since the last report
+                self._losses = 0  # it gets on: restarts are counted since then
                 self._changed.notify_all()
             if current.asks_at is not None and report.epoch not in current.asks_at:
                 return True
@@ -242,19 +247,22 @@ class Mailbox:
                 return end.world_size == 1
             if not current.hears(number, end.attempt):
                 return False  # it was cut off, and comes back: others have the job
+            if isinstance(error, CheckpointError) and current.vote is not None and not current.stop_asked:
+                return False  # asked to make room for others, it could not save in time: others go on from the last
+            over = current.ended
             current.ends[end.rank] = end.collectives
             current.failure = current.failure or error
             self._changed.notify_all()
             before = self._restarts
             await self._wait_for(lambda: len(current.ends) >= end.world_size or current.ended, _TOGETHER_S)
             together = len(current.ends) == end.world_size and len(set(current.ends.values())) == 1
-            if not together and before == self._restarts:
+            if not together and before == self._restarts and not over:
                 self._restarting = True
             self._end(current, Ended(current.failure))
             return together
 
     async def workers_lost(self, reason: BaseException) -> bool:
-        """Workers died. The job is offered again, unless it has used up its restarts without a report; then False.
+        """Workers died. The job is offered again, unless it has used up its restarts and got nowhere; then False.
 
         Nor is it where they died for want of memory: the same would happen again.
         """
@@ -327,7 +335,7 @@ class Mailbox:
         """New ranks come up; the old ones are gone."""
         async with self._changed:
             self._visits += 1
-            self._moving = False
+            self._moving = self._restarting = False
             self._watch.begin(0)
             if self._current is not None:
                 self._current.away = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,6 +12,7 @@ from vitray.errors import CheckpointError
 from vitray.files import is_full
 from vitray.train.checkpoint_files import STORAGE_ERRORS, reason, shown
 
+_FOR_GOOD = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR}  # no wait mends that
 READ_S = 120.0  # beyond what the client of the storage itself does
 FIRST_S, LONGEST_S = 0.5, 30.0  # between two tries
 
@@ -18,10 +20,16 @@ _T = TypeVar("_T")
 
 
 def patiently(
-    ask: Callable[[], _T], folder: Folder, *, seconds: float | None = None, tell: Callable[[str], None] | None = None
+    ask: Callable[[], _T],
+    folder: Folder,
+    *,
+    seconds: float | None = None,
+    tell: Callable[[str], None] | None = None,
+    mounted: bool = False,
 ) -> _T:
     """What ``ask`` returns. Failures of storage that is not local are tried again for a while; so is a local disk that
-    is full, where somebody is told (``tell``, a sentence) to make room.
+    is full, where somebody is told (``tell``, a sentence) to make room. ``mounted``: and so is any failure of a local
+    path, behind which NFS may be, or a bucket.
 
     Raises:
         CheckpointError: it does not answer for so long.
@@ -38,11 +46,13 @@ def patiently(
                 raise
             late = time.monotonic() + pause > until
             if folder.on_disk:
-                if late or tell is None or not is_full(error):
+                wants_room = tell is not None and is_full(error)
+                may_pass = mounted and getattr(error, "errno", None) not in _FOR_GOOD
+                if late or not (wants_room or may_pass):
                     raise
-                if not full:
+                if tell is not None and wants_room and not full:
                     tell(f"{shown(folder)}: {reason(error)}; going on when there is room")
-                full = True
+                full = full or wants_room
             elif late:
                 raise StorageAwayError(
                     f"cannot be reached: {reason(error)}",

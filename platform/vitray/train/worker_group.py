@@ -46,7 +46,7 @@ class WorkerGroup:
 
     Args:
         plan: resources (:func:`vitray.train.resources.plan_groups`).
-        max_restarts: times in a row that lost ranks are replaced without a report in between.
+        max_restarts: times in a row that lost ranks are replaced without getting on: a report, or a newer checkpoint.
     """
 
     def __init__(self, plan: GroupPlan, *, max_restarts: int = 3) -> None:
