@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 from bad_network import BadNetwork, first
 from s3_server import KEY, SECRET, Bucket
@@ -96,6 +97,19 @@ def test_from_one_bucket_to_another_folder_a_checkpoint_is_adopted(tmp_path: Pat
         other, _ = small_state(9)
         assert CheckpointStore(into).restore(other).step == 20, "though it had been past that"
         assert_bitwise_equal(tensors_of(other), tensors_of(state))
+
+
+@pytest.mark.slow
+def test_of_checkpoints_that_are_removed_nothing_stays_in_a_bucket(bucket: Bucket) -> None:
+    """Not even an empty object, of which every later save would have to be told."""
+    store = CheckpointStore(bucket.uri("run"), keep_last=2)
+    state, info = small_state(3)
+    for step in (10, 20, 30, 40):
+        store.save(state, Progress(step), info)
+        store.wait()
+    store.close()
+    found = bucket.filesystem().get_file_info(pafs.FileSelector(f"{bucket.name}/run"))
+    assert sorted(one.base_name for one in found) == sorted(one.at.text for one in store.committed())
 
 
 @pytest.mark.slow

@@ -108,12 +108,8 @@ def remove(folder: Folder, name: str, *first: str) -> None:
     """Remove a folder and all in it, of its files ``first`` before the others. Raises STORAGE_ERRORS."""
     for file in first:
         folder.remove(f"{name}/{file}")
-    if folder.on_disk:
-        folder.remove_tree(name)
-        return
-    below = Folder(folder.filesystem, f"{folder.base}/{name}")
-    for file in below.files():
-        below.remove(file)
+    # In one go: an object store would keep an empty object for a folder whose files are removed one by one.
+    folder.remove_tree(name)
 
 
 def shown(folder: Folder) -> str:
