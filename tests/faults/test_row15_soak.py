@@ -34,7 +34,9 @@ pytestmark = [pytest.mark.soak, pytest.mark.ray, pytest.mark.timeout(7200)]
 _MINUTES = float(os.environ.get("VITRAY_SOAK_MINUTES", "60"))
 _SEED = int(os.environ.get("VITRAY_SOAK_SEED") or secrets.randbelow(2**31))
 _PAUSE_S = (3.0, 14.0)
-_DISK_MIB, _ENOUGH = 300, 10  # violations
+_DISK_MIB = 2000  # an hour of sweeps, of 42 each, and room besides
+_ENOUGH = 10  # violations
+_TRIES = 5  # for a fault that finds nothing to befall
 _MOST_SLOPE = 4.0  # MiB a minute
 _RECORDS = 8.0  # of Ray's GCS, which remembers the dead (up to limits of its own), of whom there are many here
 _CONFIG = """
@@ -155,7 +157,7 @@ class Soak:
 def test_soak(disk: tuple[Path, bool], digits: Path, tmp_path: Path) -> None:
     folder, small = disk
     shm = {path.name for path in Path("/dev/shm").iterdir()}
-    chance, done, bag = random.Random(_SEED), Counter[str](), list[str]()
+    chance, done, bag, tries = random.Random(_SEED), Counter[str](), list[str](), Counter[str]()
     tell(f"\nseed {_SEED}; again with VITRAY_SOAK_SEED={_SEED} VITRAY_SOAK_MINUTES={_MINUTES:g} make soak")
     with Service(tmp_path / "mlflow").running() as service:
         soak = Soak(folder, service, digits)
@@ -172,13 +174,15 @@ def test_soak(disk: tuple[Path, bool], digits: Path, tmp_path: Path) -> None:
                 if not bag:  # so that each kind has its turn soon
                     bag += [kind for kind, (weight, _) in FAULTS.items() for _ in range(weight)]
                     chance.shuffle(bag)
+                    tries.clear()
                 kind = bag.pop()
                 victim = Victim(soak.driver, service, chance, folder / "home" if small else None)
                 if (said := FAULTS[kind][1](victim)) is not None:
                     done[kind] += 1
                     soak.say(said)
-                else:
-                    bag.insert(0, kind)  # there was nothing that it could befall
+                elif tries[kind] < _TRIES:  # there was nothing that it could befall
+                    tries[kind] += 1
+                    bag.insert(0, kind)
                 soak.tend(killed=kind == "driver")
             soak.say("no more faults: the last sweep ends in peace, and one more")
             last, patience = soak.rounds + 2, time.monotonic() + 900
