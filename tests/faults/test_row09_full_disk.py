@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,20 @@ from mlflow_view import look
 from small_disk import Disk, small_disk
 from small_runs import STEPS, restored, small_experiment, train
 
+from vitray.cluster.launch import Prepared
 from vitray.cluster.local import Cluster
+from vitray.cluster.sweeps import sweep
 from vitray.data.decode import encode_png
 from vitray.data.prepare import prepare
 from vitray.errors import CheckpointError
+from vitray.experiment import Experiment
+from vitray.home import Home
 from vitray.tracking.mlflow_store import MlflowTracker
 from vitray.train import checkpoint, loop
 from vitray.train.checkpoint import CheckpointStore, verify
 from vitray.train.report import Report
+from vitray.tune.ledger import read_records
+from vitray.tune.record import TrialRecord
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 _FULL, _FREE = 3, 6  # epochs after which it is filled, and room is made
@@ -225,3 +231,53 @@ def test_where_objects_can_be_spilled_no_more_training_waits_for_room(tmp_path: 
     record(9, "objects that can be spilled no more: training waited, said so, went on to the same weights", held=held,
            told=notes)  # fmt: skip
     assert held, (notes, whole)
+
+
+class Clears:
+    """Whoever waits for a sweep: fills the disk at the first reports, and clears it when told that it is full."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk, self._filled = disk, False
+        self.texts: list[str] = []
+
+    def update(self, trials: Sequence[TrialRecord]) -> None:
+        if not self._filled and any(trial.epoch >= _FULL for trial in trials):
+            self._filled = True
+            self._disk.fill()
+
+    def stage(self, text: str) -> None:
+        self.texts.append(text)
+        if "cannot be saved" in text:
+            self._disk.clear()
+
+
+@pytest.mark.ray
+def test_a_sweep_says_that_the_disk_is_full_and_goes_on_when_there_is_room(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its trials wait for room they have no results: what they say has to come without them."""
+    home = Home(tmp_path / "home")
+    monkeypatch.setenv("VITRAY_HOME", str(home.root))
+    with small_disk(tmp_path / "disk", 40) as disk:
+        experiment = Experiment(
+            data={"path": str(digits)},
+            model={"patch_size": 4, "embed_dim": 64, "depth": 2, "num_heads": 2},
+            train={"epochs": 6, "checkpoints": str(disk.root / "saved")},
+            cluster={"use_gpu": False},
+            search={
+                "space": {"optim.lr": [1e-3, 2e-3]},
+                "algorithm": "grid",
+                "scheduler": "none",
+                "concurrent": 1,
+                "retrain": False,
+            },
+            tracking={"experiment": "full"},
+        )
+        waits = Clears(disk)
+        sweep(Prepared.of(experiment, "full"), home, lambda plan: waits)
+        assert [record.status for record in read_records(home.runs / "full")] == ["done", "done"]
+    (told,) = [text for text in waits.texts if "cannot be saved" in text]
+    assert re.match(rf"trial-0000-\w+: {disk.root}/saved.*: No space left on device; it needs \d", told.splitlines()[0])
+    record(
+        9, "a sweep whose checkpoints' disk is full: it says so while it waits, and ends when there is room", held=True
+    )

@@ -28,7 +28,6 @@ Next = TrialRecord | Literal["wait", "finished"]
 FAILURE = "failure"  # keys of a result that says why its trial failed
 FAILURE_CLASS = "failure_class"
 RETRY = "retry"
-NOTES = "notes"  # for people, of what happened since the result before
 MOST_CRASHES = 3  # times that a trial is given to a new process after its own was lost with its node
 
 
@@ -150,8 +149,6 @@ class Conductor:
         """Take one of Tune's results. What was reported before (a trial went back to its checkpoint) is not new."""
         record = self.ledger.records[index]
         self._silent_since.pop(index, None)
-        for note in result.get(NOTES, ()):
-            self.display.stage(f"{record.name}: {note}")
         if (retry := result.get(RETRY)) and retry not in record.retries:
             self.ledger.append("retry", index, at=self.now(), what=str(retry))
         if FAILURE not in result and int(result["epoch"]) > record.epoch:

@@ -14,6 +14,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from vitray.environment import environment
+from vitray.tune.asides import Asides
 from vitray.tune.conducted import index_of
 from vitray.tune.conductor import MOST_CRASHES, Conductor
 from vitray.tune.schedule import make_scheduler
@@ -37,8 +38,10 @@ def run_trials(conductor: Conductor) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # Tune's own notes, of which a restart makes no use
     # The trial's actor only waits for its group, which has resources of its own. Tune refuses a request of nothing,
     # hence one byte of memory.
+    asides = Asides()
     trainable = tune.with_resources(
-        tune.with_parameters(WarmTrial, experiment=plan.experiment, groups=plan.groups), {"CPU": 0, "memory": 1}
+        tune.with_parameters(WarmTrial, experiment=plan.experiment, groups=plan.groups, asides=asides),
+        {"CPU": 0, "memory": 1},
     )
     tuner = tune.Tuner(
         trainable,
@@ -53,7 +56,7 @@ def run_trials(conductor: Conductor) -> None:
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(conductor.sweep.folder.resolve()),
-            callbacks=[_Tells(conductor)],
+            callbacks=[_Tells(conductor, asides)],
             stop=_Halt(conductor),
             failure_config=tune.FailureConfig(max_failures=MOST_CRASHES),
             verbose=0,
@@ -63,6 +66,7 @@ def run_trials(conductor: Conductor) -> None:
         with _quiet_tune(plan.groups.groups), _keys_kept_back(), _halted_by_ctrl_c(conductor):
             tuner.fit()
     finally:
+        _show(asides.hear(now=True), conductor)
         conductor.interrupt()
         shutil.rmtree(folder, ignore_errors=True)
     conductor.raise_error()
@@ -107,11 +111,14 @@ class _Asks(Searcher):
 class _Tells(tune.Callback):
     """Tells the conductor what becomes of trials; their results reach it through the scheduler, before it decides."""
 
-    def __init__(self, conductor: Conductor) -> None:
-        self._conductor = conductor
+    def __init__(self, conductor: Conductor, asides: Asides) -> None:
+        self._conductor, self._asides = conductor, asides
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        _show(self._asides.hear(), self._conductor)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._conductor.begun(index_of(trial))
@@ -128,6 +135,11 @@ class _Tells(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         lines = str(trial.get_error() or "the trial's process died").strip().splitlines()
         self._conductor.crashed(index_of(trial), lines[-1] if lines else "unknown")
+
+
+def _show(asides: list[str], conductor: Conductor) -> None:
+    for text in asides:
+        conductor.display.stage(text)
 
 
 class _Halt(tune.Stopper):

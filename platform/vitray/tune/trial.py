@@ -18,7 +18,8 @@ from vitray.train.report import Report
 from vitray.train.resources import GroupPlan
 from vitray.train.retry import after_out_of_memory, retry_note
 from vitray.train.worker_group import WorkerGroup
-from vitray.tune.conductor import FAILURE, FAILURE_CLASS, NOTES, RETRY
+from vitray.tune.asides import Asides
+from vitray.tune.conductor import FAILURE, FAILURE_CLASS, RETRY
 from vitray.tune.keys import changed
 
 _COMMIT_S = 60.0
@@ -27,14 +28,13 @@ _COMMIT_S = 60.0
 class WarmTrial(tune.Trainable):
     """One experiment of a sweep, as ``config["job"]`` says; the actor is reused, and its group with it."""
 
-    def setup(self, config: dict[str, Any], experiment: Experiment, groups: GroupPlan) -> None:
-        self._base, self._groups = experiment, groups
+    def setup(self, config: dict[str, Any], experiment: Experiment, groups: GroupPlan, asides: Asides) -> None:
+        self._base, self._groups, self._asides = experiment, groups, asides
         self._group: WorkerGroup | None = None
         self._served = 0
         self._undecided = self._running = False
         self._retry: str | None = None  # what was changed after it ran out of memory
         self._said = False
-        self._notes: list[str] = []  # for people, with the next result
         self._experiment, self._folder = experiment, Path()
         self._known_epoch = 0  # the driver has the reports up to this one
         self._asks_at: frozenset[int] | None = None  # epochs after which Tune decides; None: after every one
@@ -70,10 +70,10 @@ class WarmTrial(tune.Trainable):
                 self._await_commit(said)  # whoever hears that it is done may use its weights
             self._undecided = self._asks_at is None or said.epoch in self._asks_at
             said_of_it = {RETRY: self._say_retry()} if self._retry and not self._said else {}
-            return self._result(said) | self._take_notes() | said_of_it
+            return self._result(said) | said_of_it
         self._running = False
         assert said.error is not None, "an experiment that ends well says so in its last report"
-        return self._failed(said) | self._take_notes()
+        return self._failed(said)
 
     def save_checkpoint(self, checkpoint_dir: str) -> str:
         """Tune asks when a trial is done. The real checkpoints are the ranks', in the run's folder."""
@@ -90,12 +90,12 @@ class WarmTrial(tune.Trainable):
 
     def _take(self, config: dict[str, Any], asked_at: float | None = None) -> None:
         job = config["job"]
+        self._name = str(job["name"])
         self._asked_at = asked_at or time.time()
         self._experiment, self._folder = changed(self._base, job["values"]), Path(job["folder"])
         self._known_epoch = int(job["known_epoch"])
         self._asks_at = None if job["asks_at"] is None else frozenset(job["asks_at"])
         self._retry, self._said = None, False
-        self._notes.clear()
         if job["retried"] and (smaller := after_out_of_memory(self._experiment)) is not None:
             # It ran out of memory before it was paused or its driver died, and would again.
             self._experiment, self._retry, self._said = smaller, retry_note(smaller), True
@@ -144,11 +144,7 @@ class WarmTrial(tune.Trainable):
         }
 
     def _note(self, note: Note) -> None:
-        self._notes.append(note.text)
-
-    def _take_notes(self) -> dict[str, list[str]]:
-        notes, self._notes = self._notes, []
-        return {NOTES: notes} if notes else {}
+        self._asides.say(f"{self._name}: {note.text}")
 
     def _say_retry(self) -> str | None:
         self._said = True
