@@ -30,6 +30,7 @@ def ours(data: str, workers: int, trials: int, folder: Path) -> tuple[float, lis
 
     from vitray.train.report import Report
     from vitray.train.resources import plan_groups
+    from vitray.tune.asides import Asides
     from vitray.tune.trial import WarmTrial
 
     class Stamped(WarmTrial):
@@ -58,7 +59,7 @@ def ours(data: str, workers: int, trials: int, folder: Path) -> tuple[float, lis
             ended.append(time.time())
 
     trainable = tune.with_resources(
-        tune.with_parameters(Stamped, experiment=experiment, groups=groups), {"CPU": 0, "memory": 1}
+        tune.with_parameters(Stamped, experiment=experiment, groups=groups, asides=Asides()), {"CPU": 0, "memory": 1}
     )
     start = time.time()
     _fit(trainable, {"job": tune.grid_search(jobs)}, folder, Watch(), reuse=True)
