@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,33 @@ def test_what_is_to_be_brought_back_outlives_the_process(
     assert tracker.flush(30)
     wait(lambda: "s/over" in look(uri))
     assert look(uri)["s/over"][0].points == [("loss", step, 1 / step) for step in (1, 2, 3)]
+
+
+def test_what_goes_on_waits_for_its_beginning(
+    home: Path, uri: str, swept: MlflowTracker, new_tracker: Trackers
+) -> None:
+    swept.close()
+    lose(home, list(ids(uri).values()))
+    LostFamilies(home / "spool").add("s")
+    with away(home):
+        tracker = new_tracker()
+        start(tracker, "s", None)
+        start(tracker, "s/resumed")
+        log(tracker, "s/resumed", range(6, 8))
+        wait(lambda: tracker.away)
+    assert tracker.flush(60)
+    assert look(uri)["s/resumed"][0].points == [("loss", step, 1 / step) for step in range(1, 8)]
+
+
+@contextlib.contextmanager
+def away(home: Path) -> Iterator[None]:
+    """The store cannot be opened meanwhile."""
+    store = home / "mlflow.db"
+    store.rename(home / "kept.db")
+    store.mkdir()
+    yield
+    store.rmdir()
+    (home / "kept.db").rename(store)
 
 
 def wait(condition: Callable[[], bool]) -> None:
