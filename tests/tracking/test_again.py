@@ -38,6 +38,13 @@ def lose(home: Path, runs: Sequence[str]) -> None:
     store.close()
 
 
+def lose_step(home: Path, run_id: str, step: int) -> None:
+    """A backup of before this step, to which later ones were reported."""
+    with sqlite3.connect(home / "mlflow.db") as store:
+        store.execute("DELETE FROM metrics WHERE run_uuid = ? AND step = ?", (run_id, step))
+    store.close()
+
+
 def ids(uri: str) -> dict[str, str]:
     return {run: view.run_id for run, [view] in look(uri).items()}
 
@@ -115,6 +122,20 @@ def test_what_goes_on_waits_for_its_beginning(
         wait(lambda: tracker.away)
     assert tracker.flush(60)
     assert look(uri)["s/resumed"][0].points == [("loss", step, 1 / step) for step in range(1, 8)]
+
+
+def test_points_are_sent_again_that_are_missing_below_the_newest(home: Path, uri: str, swept: MlflowTracker) -> None:
+    start(swept, "s/whole")
+    log(swept, "s/whole", range(1, 5))
+    assert swept.flush(30)
+    for run in ("s/over", "s/whole", "s/resumed"):
+        lose_step(home, ids(uri)[run], 2)
+    lose(home, [ids(uri)["s"]])  # which the next report to it finds out
+    swept.set_tags("s", {"note": "why"})
+    assert swept.flush(60)
+    views = look(uri)
+    for run, last in (("s/over", 3), ("s/whole", 4), ("s/resumed", 5)):
+        assert [step for _, step, _ in views[run][0].points] == list(range(1, last + 1)), run
 
 
 @contextlib.contextmanager

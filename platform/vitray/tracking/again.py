@@ -1,7 +1,8 @@
 """A server that lost a run has lost others: all that was ever sent of the same family is sent again, parents first.
 
-What it still has stays as it is: a run is found by its key, and steps that are there are not sent twice. The families
-to bring back are written down until that is done, so that neither an outage nor a kill in the midst of it loses one.
+What it still has stays as it is: a run is found by its key, and MLflow drops points that it has. All of them are sent,
+since an older backup lacks points also below those that were reported later. The families to bring back are written
+down until that is done, so that neither an outage nor a kill in the midst of it loses one.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from pathlib import Path
 
 from vitray.files import write_whole
 from vitray.tracking.delivery import Delivery, is_for
-from vitray.tracking.finished import compacted, first_record
+from vitray.tracking.finished import REPLAY, compacted, first_record
 from vitray.tracking.server import Server
-from vitray.tracking.spool import Spool
+from vitray.tracking.spool import ENDING, Spool
 
 _FILE = "lost.json"
 _AGAIN = ".again"  # the folder that a compacted spool is laid out in
@@ -71,7 +72,7 @@ def send_again(
     sent = 0
     for _, _, file, run, first in sorted(found, key=lambda one: one[:3]):
         if not server.was_deleted(run, str(first["experiment"])):  # by a person, who does not want it back
-            sent += _send(spool_dir / f"{file.name.removesuffix('.jsonl.gz')}{_AGAIN}", file, run, server)
+            sent += _send(spool_dir / f"{file.name.removesuffix(ENDING)}{_AGAIN}", file, run, server)
     return sent
 
 
@@ -84,6 +85,7 @@ def _send(folder: Path, file: Path, run: str, server: Server) -> bool:
     spool = Spool(folder, wait_s=0.0)
     if not spool.size:
         spool.refill(lines)
+        spool.save_state(REPLAY)
     spool.close()
     spool = Spool(folder, wait_s=0.0)
     try:

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 from vitray.errors import TrackingError
 
 COPY_LIMIT_BYTES = 64 * 2**20
-FINISHED = "finished"  # the folder of compacted spools
+FINISHED, ENDING = "finished", ".jsonl.gz"  # the folder of compacted spools, and how their names end
 _GONE = ".gone-"
 _LOG, _STATE, _FILES = "log.jsonl", "state.json", "files"
 _SUFFIX = re.compile(rb',"crc":"([0-9a-f]{8})"\}$')
@@ -71,6 +71,11 @@ def folder_of(root: Path, run: str) -> Path:
     """Where a run's spool lies: a readable name, and enough of a hash to keep apart keys that read alike."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", run).strip("-.")[:60] or "run"
     return root / f"{readable}-{hashlib.sha256(run.encode()).hexdigest()[:10]}"
+
+
+def compacted_file(folder: Path) -> Path:
+    """Where the spool in ``folder`` is compacted to."""
+    return folder.parent / FINISHED / f"{folder.name}{ENDING}"
 
 
 class Spool:
@@ -222,9 +227,9 @@ class Spool:
 
         A run that was compacted before (it was resumed) has its new lines added: gzip files may be joined.
         """
-        finished = self.folder.parent / FINISHED
-        finished.mkdir(exist_ok=True)
-        with (finished / f"{self.folder.name}.jsonl.gz").open("ab") as kept, os.fdopen(os.dup(self._fd), "rb") as file:
+        file = compacted_file(self.folder)
+        file.parent.mkdir(exist_ok=True)
+        with file.open("ab") as kept, os.fdopen(os.dup(self._fd), "rb") as file:
             file.seek(0)
             before = kept.tell()
             try:
