@@ -14,6 +14,7 @@ from mlflow_view import View, look
 
 from vitray.tracking import MlflowTracker
 from vitray.tracking.again import LostFamilies
+from vitray.tracking.finished import compacted
 from vitray.tracking.mlflow_client import connect
 
 pytestmark = pytest.mark.slow
@@ -136,6 +137,60 @@ def test_points_are_sent_again_that_are_missing_below_the_newest(home: Path, uri
     views = look(uri)
     for run, last in (("s/over", 3), ("s/whole", 4), ("s/resumed", 5)):
         assert [step for _, step, _ in views[run][0].points] == list(range(1, last + 1)), run
+
+
+def test_a_server_that_was_emptied_between_two_processes_gets_all_again(
+    home: Path, uri: str, swept: MlflowTracker, new_tracker: Trackers, caplog: Any
+) -> None:
+    swept.close()
+    lose(home, list(ids(uri).values()))
+    tracker = new_tracker()
+    start(tracker, "s", None)
+    start(tracker, "s/resumed")
+    log(tracker, "s/resumed", range(6, 8))
+    assert tracker.flush(60)
+    views = look(uri)
+    for run, last in (("s/over", 3), ("s/unwanted", 3), ("s/resumed", 7)):
+        assert [step for _, step, _ in views[run][0].points] == list(range(1, last + 1)), run
+    assert views["s/over"][0].tags["mlflow.parentRunId"] == views["s"][0].run_id
+    assert "lost run" in caplog.text
+
+
+def test_what_is_resumed_after_others_were_brought_back_is_whole(
+    home: Path, uri: str, swept: MlflowTracker, new_tracker: Trackers
+) -> None:
+    swept.close()
+    lose(home, list(ids(uri).values()))
+    LostFamilies(home / "spool").add("s")
+    tracker = new_tracker()
+    start(tracker, "s", None)
+    assert tracker.flush(60)
+    assert "s/over" in look(uri)
+    start(tracker, "s/resumed")
+    log(tracker, "s/resumed", range(6, 8))
+    assert tracker.flush(60)
+    assert [step for _, step, _ in look(uri)["s/resumed"][0].points] == list(range(1, 8))
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_run_that_was_over_is_missed_when_it_is_resumed(
+    home: Path, uri: str, new_tracker: Trackers, damaged: bool
+) -> None:
+    tracker = new_tracker()
+    start(tracker, "t", None)
+    log(tracker, "t", range(1, 4))
+    tracker.end_run("t", "FINISHED")
+    assert tracker.flush(30)
+    tracker.close()
+    lose(home, list(ids(uri).values()))
+    if damaged:
+        (file,) = compacted(home / "spool")
+        file.write_bytes(file.read_bytes()[:60])
+    tracker = new_tracker()
+    start(tracker, "t", None)
+    log(tracker, "t", range(4, 6))
+    assert tracker.flush(30)
+    assert [step for _, step, _ in look(uri)["t"][0].points] == ([4, 5] if damaged else [1, 2, 3, 4, 5])
 
 
 @contextlib.contextmanager

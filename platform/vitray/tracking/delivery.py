@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitray.masking import MASK, masked, public
-from vitray.tracking.finished import REPLAY
+from vitray.tracking.finished import REPLAY, first_record
 from vitray.tracking.mlflow_client import brief, sqlite_path
 from vitray.tracking.server import RefusedError, RunGoneError, Server, UnavailableError
 from vitray.tracking.spool import Record, Spool, compacted_file
@@ -35,7 +35,7 @@ class Delivery:
     def __init__(self, run: str, spool: Spool, server: Server) -> None:
         self.run, self.spool, self._server = run, spool, server
         self.on_lost: Callable[[Delivery], None] | None = None
-        self._warned_refused = False
+        self._warned_refused = self._forgotten = False
         self._store = public(server.tracking_uri)
         state = spool.load_state()
         # What another store has, this one has not.
@@ -89,12 +89,19 @@ class Delivery:
     def forget(self) -> None:
         """Nothing that was sent is believed to be there."""
         self._server.forget()
-        self._load({} if self._beginning().exists() else REPLAY)
+        self._load({} if compacted_file(self.spool.folder).exists() else REPLAY)
+        self._forgotten = True
         self._save()
 
-    def _beginning(self) -> Path:
-        """What was compacted of this run before it was resumed, if it was."""
-        return compacted_file(self.spool.folder)
+    def _was_sent(self, experiment: str) -> bool:
+        """Whether this run, which starts now, was in this store before: then it is missed where it is not found."""
+        if self._run_id is not None:
+            return self._experiment == experiment and not self._deleted
+        beginning = compacted_file(self.spool.folder)
+        if self._forgotten or not beginning.exists():
+            return False
+        first = first_record(beginning)
+        return is_for(first.get("store"), self._server.tracking_uri) and first.get("experiment") == experiment
 
     def _deliver(self) -> None:
         while self.pending:
@@ -155,9 +162,12 @@ class Delivery:
         body = record.body
         try:
             if record.kind == "start":
-                run_id, on_server = self._server.ensure_run(self.run, body)
-                if run_id != self._run_id:  # e.g. the earlier one was deleted: the new one has no steps yet
-                    self._high = HighWater()
+                known = self._was_sent(body["experiment"])
+                run_id, on_server = self._server.ensure_run(self.run, body, known=known)
+                if run_id != self._run_id:
+                    if known and self._run_id is not None:  # lost, and another process brought its beginning back?
+                        self._server.is_deleted(self._run_id)
+                    self._high = HighWater()  # deleted: the new one has no steps yet
                 self._run_id, self._experiment, self._deleted = run_id, body["experiment"], False
                 for key, step in on_server.items() if not self._replay else ():
                     self._high.is_new(key, step)
