@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +15,9 @@ from mlflow_view import View, look
 
 from vitray.tracking import MlflowTracker
 from vitray.tracking.again import LostFamilies
-from vitray.tracking.finished import compacted
+from vitray.tracking.finished import compacted, first_record
 from vitray.tracking.mlflow_client import connect
+from vitray.tracking.waiting import SpoolFolder
 
 pytestmark = pytest.mark.slow
 Trackers = Callable[..., MlflowTracker]
@@ -170,6 +172,25 @@ def test_what_is_resumed_after_others_were_brought_back_is_whole(
     log(tracker, "s/resumed", range(6, 8))
     assert tracker.flush(60)
     assert [step for _, step, _ in look(uri)["s/resumed"][0].points] == list(range(1, 8))
+
+
+def test_what_a_kill_left_of_sending_again_is_begun_anew(
+    home: Path, uri: str, swept: MlflowTracker, new_tracker: Trackers
+) -> None:
+    swept.close()
+    lose(home, list(ids(uri).values()))
+    LostFamilies(home / "spool").add("s")
+    (file,) = (file for file in compacted(home / "spool") if first_record(file)["run"] == "s/over")
+    left = home / "spool" / file.name.replace(".jsonl.gz", ".again")
+    left.mkdir()
+    (left / "log.jsonl").write_bytes(b"".join(gzip.decompress(file.read_bytes()).splitlines(keepends=True)[:3]))
+    assert left not in [waits.folder for waits in SpoolFolder.look(home / "spool").runs]
+    tracker = new_tracker()
+    start(tracker, "s", None)
+    assert tracker.flush(60)
+    (over,) = look(uri)["s/over"]
+    assert ([step for _, step, _ in over.points], over.status) == ([1, 2, 3], "FINISHED")
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("damaged", [False, True])

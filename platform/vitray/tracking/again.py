@@ -18,10 +18,9 @@ from vitray.files import write_whole
 from vitray.tracking.delivery import Delivery, is_for
 from vitray.tracking.finished import REPLAY, compacted, first_record
 from vitray.tracking.server import Server
-from vitray.tracking.spool import ENDING, Spool
+from vitray.tracking.spool import AGAIN, ENDING, Spool
 
 _FILE = "lost.json"
-_AGAIN = ".again"  # the folder that a compacted spool is laid out in
 
 
 def family(run: str) -> str:
@@ -72,7 +71,7 @@ def send_again(
     sent = 0
     for _, _, file, run, first in sorted(found, key=lambda one: one[:3]):
         if not server.was_deleted(run, str(first["experiment"])):  # by a person, who does not want it back
-            sent += _send(spool_dir / f"{file.name.removesuffix(ENDING)}{_AGAIN}", file, run, server)
+            sent += _send(spool_dir / f"{file.name.removesuffix(ENDING)}{AGAIN}", file, run, server)
     return sent
 
 
@@ -83,12 +82,9 @@ def _send(folder: Path, file: Path, run: str, server: Server) -> bool:
     except (OSError, EOFError, zlib.error):
         return False  # damaged
     spool = Spool(folder, wait_s=0.0)
-    if not spool.size:
-        spool.refill(lines)
-        spool.save_state(REPLAY)
-    spool.close()
-    spool = Spool(folder, wait_s=0.0)
     try:
+        spool.refill(lines)  # whatever a process left there that was killed
+        spool.save_state(REPLAY)
         Delivery(run, spool, server).deliver()
     finally:
         spool.remove()

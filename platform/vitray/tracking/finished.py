@@ -40,7 +40,11 @@ def unpack(file: Path) -> Path | None:
         if spool.size:
             return None
         spool.refill(lines)
-        spool.save_state(REPLAY)
+        try:
+            spool.save_state(REPLAY)
+        except OSError:
+            spool.refill(b"")  # all of it is in the compacted file still
+            raise
         file.unlink()
         return spool.folder
     finally:
