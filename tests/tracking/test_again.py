@@ -111,6 +111,17 @@ def test_what_is_to_be_brought_back_outlives_the_process(
     assert look(uri)["s/over"][0].points == [("loss", step, 1 / step) for step in (1, 2, 3)]
 
 
+def test_two_processes_of_one_home_leave_each_other_what_they_found(tmp_path: Path) -> None:
+    one, another = LostFamilies(tmp_path), LostFamilies(tmp_path)
+    one.add("s")
+    another.add("s: 2 % 3/")
+    one.done("s")
+    assert LostFamilies(tmp_path).names == {"s: 2 % 3/"}
+    another.done("s: 2 % 3/")
+    another.done("of nobody")
+    assert LostFamilies(tmp_path).names == set()
+
+
 def test_what_goes_on_waits_for_its_beginning(
     home: Path, uri: str, swept: MlflowTracker, new_tracker: Trackers
 ) -> None:

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import json
 import zlib
 from collections.abc import Collection
 from pathlib import Path
+from urllib.parse import quote, unquote
 
-from vitray.files import write_whole
 from vitray.tracking.delivery import Delivery, is_for
 from vitray.tracking.finished import REPLAY, compacted, first_record
 from vitray.tracking.server import Server
 from vitray.tracking.spool import AGAIN, ENDING, Spool
 
-_FILE = "lost.json"
+_FOLDER = "lost"
 
 
 def family(run: str) -> str:
@@ -29,28 +28,33 @@ def family(run: str) -> str:
 
 
 class LostFamilies:
-    """Which families a spool folder's server has lost runs of, also for the process after this one."""
+    """Which families a spool folder's server has lost runs of, also for the process after this one.
+
+    A file each, so that what one process has done leaves those that another has found.
+    """
 
     def __init__(self, spool_dir: Path) -> None:
-        self._file = spool_dir / _FILE
+        self._folder = spool_dir / _FOLDER
         self.names: set[str] = set()
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            self.names = set(json.loads(self._file.read_text()))
+        with contextlib.suppress(OSError):
+            self.names = {unquote(file.name) for file in self._folder.iterdir()}
 
     def add(self, name: str) -> None:
         self.names.add(name)
-        self._write()
+        for _ in range(3):  # another process may tidy the folder away in between
+            with contextlib.suppress(OSError):  # a full disk: then only this process knows
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._file(name).touch()
+                return
 
     def done(self, name: str) -> None:
         self.names.discard(name)
-        self._write()
+        with contextlib.suppress(OSError):
+            self._file(name).unlink(missing_ok=True)
+            self._folder.rmdir()  # unless there are others
 
-    def _write(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk: then only this process knows
-            if self.names:
-                write_whole(self._file, json.dumps(sorted(self.names)))
-            else:
-                self._file.unlink(missing_ok=True)
+    def _file(self, name: str) -> Path:
+        return self._folder / quote(name, safe="")
 
 
 def send_again(
