@@ -111,3 +111,34 @@ def test_it_is_not_waited_for_for_ever_nor_for_what_stays(monkeypatch: pytest.Mo
     with pytest.raises(TrackingError, match="another version"):
         when_it_answers(wrong, lambda text: None)
     assert asked == 1
+
+
+def test_long_work_between_two_hiccups_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(waiting_for.time, "monotonic", lambda: now)
+    monkeypatch.setattr(waiting_for.time, "sleep", sleep)
+    answers = iter([False, False, True])
+
+    def work_then_ask() -> str:
+        sleep(3600)
+        if not next(answers):
+            raise StoreAwayError("does not answer", where=_URI)
+        return "there"
+
+    assert when_it_answers(work_then_ask, lambda text: None) == "there"
+    now, asked = 0.0, 0
+
+    def hang() -> None:
+        nonlocal asked
+        asked += 1
+        sleep(65)  # as a request that times out
+        raise StoreAwayError("timed out", where=_URI)
+
+    with pytest.raises(StoreAwayError):
+        when_it_answers(hang, lambda text: None)
+    assert 8 <= asked <= 10  # ten minutes
