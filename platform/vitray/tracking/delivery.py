@@ -52,8 +52,8 @@ class Delivery:
 
     def _save(self) -> None:
         self._acked = dict(self._high.steps)
-        state = {"offset": self.offset, "ended": self.ended, "run_id": self._run_id, "deleted": self._deleted}
-        state |= {"store": self._store, "experiment": self._experiment, "high": self._acked}
+        state: dict[str, Any] = {"offset": self.offset, "ended": self.ended, "run_id": self._run_id}
+        state |= {"deleted": self._deleted, "store": self._store, "experiment": self._experiment, "high": self._acked}
         with contextlib.suppress(OSError):  # a full disk: the replay that an old state costs is harmless
             self.spool.save_state(state | (REPLAY if self._replay else {}))
 
