@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from mlflow_view import View, look
 
 from vitray.tracking import MlflowTracker
 from vitray.tracking.again import LostFamilies
+from vitray.tracking.finished import compacted, first_record
 from vitray.tracking.mlflow_client import connect
+from vitray.tracking.waiting import SpoolFolder
 
 pytestmark = pytest.mark.slow
 Trackers = Callable[..., MlflowTracker]
@@ -34,6 +38,13 @@ def lose(home: Path, runs: Sequence[str]) -> None:
         for run in runs:
             for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
                 store.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (run,))
+    store.close()
+
+
+def lose_step(home: Path, run_id: str, step: int) -> None:
+    """A backup of before this step, to which later ones were reported."""
+    with sqlite3.connect(home / "mlflow.db") as store:
+        store.execute("DELETE FROM metrics WHERE run_uuid = ? AND step = ?", (run_id, step))
     store.close()
 
 
@@ -98,6 +109,131 @@ def test_what_is_to_be_brought_back_outlives_the_process(
     assert tracker.flush(30)
     wait(lambda: "s/over" in look(uri))
     assert look(uri)["s/over"][0].points == [("loss", step, 1 / step) for step in (1, 2, 3)]
+
+
+def test_two_processes_of_one_home_leave_each_other_what_they_found(tmp_path: Path) -> None:
+    one, another = LostFamilies(tmp_path), LostFamilies(tmp_path)
+    one.add("s")
+    another.add("s: 2 % 3/")
+    one.done("s")
+    assert LostFamilies(tmp_path).names == {"s: 2 % 3/"}
+    another.done("s: 2 % 3/")
+    another.done("of nobody")
+    assert LostFamilies(tmp_path).names == set()
+
+
+def test_what_goes_on_waits_for_its_beginning(
+    home: Path, uri: str, swept: MlflowTracker, new_tracker: Trackers
+) -> None:
+    swept.close()
+    lose(home, list(ids(uri).values()))
+    LostFamilies(home / "spool").add("s")
+    with away(home):
+        tracker = new_tracker()
+        start(tracker, "s", None)
+        start(tracker, "s/resumed")
+        log(tracker, "s/resumed", range(6, 8))
+        wait(lambda: tracker.away)
+    assert tracker.flush(60)
+    assert look(uri)["s/resumed"][0].points == [("loss", step, 1 / step) for step in range(1, 8)]
+
+
+def test_points_are_sent_again_that_are_missing_below_the_newest(home: Path, uri: str, swept: MlflowTracker) -> None:
+    start(swept, "s/whole")
+    log(swept, "s/whole", range(1, 5))
+    assert swept.flush(30)
+    for run in ("s/over", "s/whole", "s/resumed"):
+        lose_step(home, ids(uri)[run], 2)
+    lose(home, [ids(uri)["s"]])  # which the next report to it finds out
+    swept.set_tags("s", {"note": "why"})
+    assert swept.flush(60)
+    views = look(uri)
+    for run, last in (("s/over", 3), ("s/whole", 4), ("s/resumed", 5)):
+        assert [step for _, step, _ in views[run][0].points] == list(range(1, last + 1)), run
+
+
+def test_a_server_that_was_emptied_between_two_processes_gets_all_again(
+    home: Path, uri: str, swept: MlflowTracker, new_tracker: Trackers, caplog: Any
+) -> None:
+    swept.close()
+    lose(home, list(ids(uri).values()))
+    tracker = new_tracker()
+    start(tracker, "s", None)
+    start(tracker, "s/resumed")
+    log(tracker, "s/resumed", range(6, 8))
+    assert tracker.flush(60)
+    views = look(uri)
+    for run, last in (("s/over", 3), ("s/unwanted", 3), ("s/resumed", 7)):
+        assert [step for _, step, _ in views[run][0].points] == list(range(1, last + 1)), run
+    assert views["s/over"][0].tags["mlflow.parentRunId"] == views["s"][0].run_id
+    assert "lost run" in caplog.text
+
+
+def test_what_is_resumed_after_others_were_brought_back_is_whole(
+    home: Path, uri: str, swept: MlflowTracker, new_tracker: Trackers
+) -> None:
+    swept.close()
+    lose(home, list(ids(uri).values()))
+    LostFamilies(home / "spool").add("s")
+    tracker = new_tracker()
+    start(tracker, "s", None)
+    assert tracker.flush(60)
+    assert "s/over" in look(uri)
+    start(tracker, "s/resumed")
+    log(tracker, "s/resumed", range(6, 8))
+    assert tracker.flush(60)
+    assert [step for _, step, _ in look(uri)["s/resumed"][0].points] == list(range(1, 8))
+
+
+def test_what_a_kill_left_of_sending_again_is_begun_anew(
+    home: Path, uri: str, swept: MlflowTracker, new_tracker: Trackers
+) -> None:
+    swept.close()
+    lose(home, list(ids(uri).values()))
+    LostFamilies(home / "spool").add("s")
+    (file,) = (file for file in compacted(home / "spool") if first_record(file)["run"] == "s/over")
+    left = home / "spool" / file.name.replace(".jsonl.gz", ".again")
+    left.mkdir()
+    (left / "log.jsonl").write_bytes(b"".join(gzip.decompress(file.read_bytes()).splitlines(keepends=True)[:3]))
+    assert left not in [waits.folder for waits in SpoolFolder.look(home / "spool").runs]
+    tracker = new_tracker()
+    start(tracker, "s", None)
+    assert tracker.flush(60)
+    (over,) = look(uri)["s/over"]
+    assert ([step for _, step, _ in over.points], over.status) == ([1, 2, 3], "FINISHED")
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_run_that_was_over_is_missed_when_it_is_resumed(
+    home: Path, uri: str, new_tracker: Trackers, damaged: bool
+) -> None:
+    tracker = new_tracker()
+    start(tracker, "t", None)
+    log(tracker, "t", range(1, 4))
+    tracker.end_run("t", "FINISHED")
+    assert tracker.flush(30)
+    tracker.close()
+    lose(home, list(ids(uri).values()))
+    if damaged:
+        (file,) = compacted(home / "spool")
+        file.write_bytes(file.read_bytes()[:60])
+    tracker = new_tracker()
+    start(tracker, "t", None)
+    log(tracker, "t", range(4, 6))
+    assert tracker.flush(30)
+    assert [step for _, step, _ in look(uri)["t"][0].points] == ([4, 5] if damaged else [1, 2, 3, 4, 5])
+
+
+@contextlib.contextmanager
+def away(home: Path) -> Iterator[None]:
+    """The store cannot be opened meanwhile."""
+    store = home / "mlflow.db"
+    store.rename(home / "kept.db")
+    store.mkdir()
+    yield
+    store.rmdir()
+    (home / "kept.db").rename(store)
 
 
 def wait(condition: Callable[[], bool]) -> None:

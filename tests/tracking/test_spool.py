@@ -109,6 +109,52 @@ def test_a_full_disk_leaves_no_half_lines(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[(1, 0), (2, 2)]", done.stderr
 
 
+FULL_WHILE_LAID_OUT = """
+import gzip, resource, signal, sys
+from pathlib import Path
+from vitray.tracking.spool import Spool, compacted_file, encode
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+lines = b"".join(encode(seq, "metrics", {"step": seq, "x": "%x" % 2**seq}) for seq in range(1, 400))
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+def fails(do):
+    try:
+        do()
+    except OSError:
+        return True
+    return False
+
+spool = Spool(Path(sys.argv[1]))
+spool.append("metrics", {"step": 0})
+limit(len(lines) // 2)
+print(fails(lambda: spool.refill(lines)), spool.size, (spool.folder / "log.jsonl").stat().st_size)
+limit(resource.RLIM_INFINITY)
+spool.refill(lines)
+spool.append("end", {})
+print(spool.size > len(lines), spool.read(0)[0][-1].seq)
+spool.compact()
+file = compacted_file(Path(sys.argv[1]))
+before = file.read_bytes()
+
+spool = Spool(Path(sys.argv[1]))
+spool.refill(lines)
+limit(len(before) + 100)
+print(fails(spool.compact), file.read_bytes() == before, spool.size == len(lines), len(list(file.parent.iterdir())))
+limit(resource.RLIM_INFINITY)
+spool.compact()
+print(gzip.decompress(file.read_bytes()).count(lines))
+"""
+
+
+def test_a_full_disk_leaves_neither_half_of_a_spool_nor_of_a_compacted_one(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_WHILE_LAID_OUT, str(tmp_path / "run")], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == ["True 0 0", "True 400", "True True True 1", "2"], done.stderr
+
+
 def test_state_is_only_believed_when_it_fits(tmp_path: Path) -> None:
     file = filled(tmp_path / "run")
     spool = Spool(tmp_path / "run")

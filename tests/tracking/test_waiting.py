@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +96,16 @@ def test_delivered_runs_are_compacted_and_sent_again_to_a_server_that_lost_them(
     assert view.artifacts == ["config.yaml"]  # from where it lies; the copy went with the spool
     with pytest.raises(ConfigError, match="are not kept"):
         sync(uri, home / "spool", home / "artifacts", again=["unknown"])
+
+
+def test_points_are_sent_again_that_an_older_backup_lacks_in_the_middle(home: Path, uri: str) -> None:
+    leave_behind(home, uri)
+    assert sync(uri, home / "spool", home / "artifacts").delivered == 1
+    with sqlite3.connect(home / "mlflow.db") as store:
+        store.execute("DELETE FROM metrics WHERE step = 1")
+    store.close()
+    assert sync(uri, home / "spool", home / "artifacts", again=[RUN]).delivered == 1
+    assert points(uri) == ALL
 
 
 def test_a_resumed_run_adds_to_its_compacted_file(home: Path, uri: str) -> None:

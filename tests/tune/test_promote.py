@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from vitray.data import ShardedImages
+from vitray.errors import StoreAwayError
 from vitray.experiment import Experiment
 from vitray.models import VisionTransformer
 from vitray.models.package import PackageInfo
@@ -22,6 +23,7 @@ from vitray.tracking.registry import download, list_models, resolve
 from vitray.train.checkpoint import CheckpointStore, Progress, TrainState
 from vitray.train.optim import make_optimizer
 from vitray.tune import promote as promoting
+from vitray.tune import promote_champion
 from vitray.tune.plan import plan_sweep
 from vitray.tune.promote import Winner, promote
 from vitray.tune.record import TrialRecord
@@ -266,6 +268,22 @@ def test_without_a_retraining_the_trials_best_checkpoint_is_the_model(place: Pla
     client = connect(place.uri)
     run = client.get_run(version.run_id)
     assert (run.info.run_name, run.info.status, run.data.tags["vitray.kind"]) == ("final", "FINISHED", "final")
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_store_that_is_away_is_no_verdict_on_the_champion(
+    place: Place, good: Weights, poor: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.end("before", poor)
+
+    def away(*args: Any, **kwargs: Any) -> Path:
+        raise StoreAwayError("the MLflow store does not answer: connection refused", where=place.uri)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promote_champion, "download", away)
+        with pytest.raises(StoreAwayError):
+            place.end("after", good)
+    assert place.end("after", good).alias == "champion"
 
 
 STEPS: list[tuple[Any, str]] = [

@@ -1,26 +1,25 @@
 """A server that lost a run has lost others: all that was ever sent of the same family is sent again, parents first.
 
-What it still has stays as it is: a run is found by its key, and steps that are there are not sent twice. The families
-to bring back are written down until that is done, so that neither an outage nor a kill in the midst of it loses one.
+What it still has stays as it is: a run is found by its key, and MLflow drops points that it has. All of them are sent,
+since an older backup lacks points also below those that were reported later. The families to bring back are written
+down until that is done, so that neither an outage nor a kill in the midst of it loses one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gzip
-import json
 import zlib
 from collections.abc import Collection
 from pathlib import Path
+from urllib.parse import quote, unquote
 
-from vitray.files import write_whole
 from vitray.tracking.delivery import Delivery, is_for
-from vitray.tracking.finished import compacted, first_record
+from vitray.tracking.finished import REPLAY, compacted, first_record
 from vitray.tracking.server import Server
-from vitray.tracking.spool import Spool
+from vitray.tracking.spool import AGAIN, ENDING, Spool
 
-_FILE = "lost.json"
-_AGAIN = ".again"  # the folder that a compacted spool is laid out in
+_FOLDER = "lost"
 
 
 def family(run: str) -> str:
@@ -29,28 +28,33 @@ def family(run: str) -> str:
 
 
 class LostFamilies:
-    """Which families a spool folder's server has lost runs of, also for the process after this one."""
+    """Which families a spool folder's server has lost runs of, also for the process after this one.
+
+    A file each, so that what one process has done leaves those that another has found.
+    """
 
     def __init__(self, spool_dir: Path) -> None:
-        self._file = spool_dir / _FILE
+        self._folder = spool_dir / _FOLDER
         self.names: set[str] = set()
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            self.names = set(json.loads(self._file.read_text()))
+        with contextlib.suppress(OSError):
+            self.names = {unquote(file.name) for file in self._folder.iterdir()}
 
     def add(self, name: str) -> None:
         self.names.add(name)
-        self._write()
+        for _ in range(3):  # another process may tidy the folder away in between
+            with contextlib.suppress(OSError):  # a full disk: then only this process knows
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._file(name).touch()
+                return
 
     def done(self, name: str) -> None:
         self.names.discard(name)
-        self._write()
+        with contextlib.suppress(OSError):
+            self._file(name).unlink(missing_ok=True)
+            self._folder.rmdir()  # unless there are others
 
-    def _write(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk: then only this process knows
-            if self.names:
-                write_whole(self._file, json.dumps(sorted(self.names)))
-            else:
-                self._file.unlink(missing_ok=True)
+    def _file(self, name: str) -> Path:
+        return self._folder / quote(name, safe="")
 
 
 def send_again(
@@ -71,7 +75,7 @@ def send_again(
     sent = 0
     for _, _, file, run, first in sorted(found, key=lambda one: one[:3]):
         if not server.was_deleted(run, str(first["experiment"])):  # by a person, who does not want it back
-            sent += _send(spool_dir / f"{file.name.removesuffix('.jsonl.gz')}{_AGAIN}", file, run, server)
+            sent += _send(spool_dir / f"{file.name.removesuffix(ENDING)}{AGAIN}", file, run, server)
     return sent
 
 
@@ -82,11 +86,9 @@ def _send(folder: Path, file: Path, run: str, server: Server) -> bool:
     except (OSError, EOFError, zlib.error):
         return False  # damaged
     spool = Spool(folder, wait_s=0.0)
-    if not spool.size:
-        spool.refill(lines)
-    spool.close()
-    spool = Spool(folder, wait_s=0.0)
     try:
+        spool.refill(lines)  # whatever a process left there that was killed
+        spool.save_state(REPLAY)
         Delivery(run, spool, server).deliver()
     finally:
         spool.remove()

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from vitray.masking import MASK, masked, public
+from vitray.tracking.finished import REPLAY, first_record
 from vitray.tracking.mlflow_client import brief, sqlite_path
 from vitray.tracking.server import RefusedError, RunGoneError, Server, UnavailableError
-from vitray.tracking.spool import Record, Spool
+from vitray.tracking.spool import Record, Spool, compacted_file
 from vitray.tracking.tracker import HighWater, Point
 
 POINTS_PER_BATCH = 1000  # MLflow's limit for one request
@@ -24,7 +25,8 @@ class Delivery:
 
     The state (file offset, MLflow id, highest step of each metric) is saved after every batch. A kill between a batch
     and its state costs a replay, which MLflow ignores: same key, step, timestamp and value. Without any state the run
-    is found by its tag, and the steps it already has are asked of the server.
+    is found by its tag, and the steps it already has are asked of the server. Not so where the spool holds all that
+    the run ever reported, and the server may lack some of it anywhere (an older backup): that is a replay as well.
 
     ``on_lost``: is told when the server does not know the run any more, and sees to it that it gets there again;
     without one it is sent anew at once.
@@ -33,7 +35,7 @@ class Delivery:
     def __init__(self, run: str, spool: Spool, server: Server) -> None:
         self.run, self.spool, self._server = run, spool, server
         self.on_lost: Callable[[Delivery], None] | None = None
-        self._warned_refused = False
+        self._warned_refused = self._forgotten = False
         self._store = public(server.tracking_uri)
         state = spool.load_state()
         # What another store has, this one has not.
@@ -44,14 +46,16 @@ class Delivery:
         self.ended: bool = state.get("ended", False)
         self._run_id: str | None = state.get("run_id")
         self._deleted: bool = state.get("deleted", False)
+        self._replay: bool = state.get("replay", False)
         self._experiment: str = state.get("experiment", "")
         self._high, self._acked = HighWater(state.get("high")), dict(state.get("high", {}))
 
     def _save(self) -> None:
         self._acked = dict(self._high.steps)
-        state = {"offset": self.offset, "ended": self.ended, "run_id": self._run_id, "deleted": self._deleted}
+        state: dict[str, Any] = {"offset": self.offset, "ended": self.ended, "run_id": self._run_id}
+        state |= {"deleted": self._deleted, "store": self._store, "experiment": self._experiment, "high": self._acked}
         with contextlib.suppress(OSError):  # a full disk: the replay that an old state costs is harmless
-            self.spool.save_state({**state, "store": self._store, "experiment": self._experiment, "high": self._acked})
+            self.spool.save_state(state | (REPLAY if self._replay else {}))
 
     @property
     def pending(self) -> bool:
@@ -85,8 +89,19 @@ class Delivery:
     def forget(self) -> None:
         """Nothing that was sent is believed to be there."""
         self._server.forget()
-        self._load({})
+        self._load({} if compacted_file(self.spool.folder).exists() else REPLAY)
+        self._forgotten = True
         self._save()
+
+    def _was_sent(self, experiment: str) -> bool:
+        """Whether this run, which starts now, was in this store before: then it is missed where it is not found."""
+        if self._run_id is not None:
+            return self._experiment == experiment and not self._deleted
+        beginning = compacted_file(self.spool.folder)
+        if self._forgotten or not beginning.exists():
+            return False
+        first = first_record(beginning)
+        return is_for(first.get("store"), self._server.tracking_uri) and first.get("experiment") == experiment
 
     def _deliver(self) -> None:
         while self.pending:
@@ -147,11 +162,14 @@ class Delivery:
         body = record.body
         try:
             if record.kind == "start":
-                run_id, on_server = self._server.ensure_run(self.run, body)
-                if run_id != self._run_id:  # e.g. the earlier one was deleted: the new one has no steps yet
-                    self._high = HighWater()
+                known = self._was_sent(body["experiment"])
+                run_id, on_server = self._server.ensure_run(self.run, body, known=known)
+                if run_id != self._run_id:
+                    if known and self._run_id is not None:  # lost, and another process brought its beginning back?
+                        self._server.is_deleted(self._run_id)
+                    self._high = HighWater()  # deleted: the new one has no steps yet
                 self._run_id, self._experiment, self._deleted = run_id, body["experiment"], False
-                for key, step in on_server.items():
+                for key, step in on_server.items() if not self._replay else ():
                     self._high.is_new(key, step)
                 self.ended = bool(body.get("late"))
             elif self._run_id is None or self._deleted:

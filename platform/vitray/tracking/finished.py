@@ -7,14 +7,15 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from vitray.tracking.spool import FINISHED, Spool, decode
+from vitray.tracking.spool import ENDING, FINISHED, Spool, decode
 
 LIMIT = 20_000  # files, a few kB each; the oldest go
+REPLAY = {"replay": True}  # the state of a spool that holds all of its run: no step passes for old in it
 
 
 def compacted(root: Path) -> list[Path]:
     """The files of compacted spools under ``root``, the oldest first."""
-    return sorted((root / FINISHED).glob("*.jsonl.gz"), key=lambda path: (path.stat().st_mtime, path.name))
+    return sorted((root / FINISHED).glob(f"*{ENDING}"), key=lambda path: (path.stat().st_mtime, path.name))
 
 
 def first_record(file: Path) -> dict[str, Any]:
@@ -34,11 +35,16 @@ def unpack(file: Path) -> Path | None:
         TrackingError: a process is reporting to the run.
     """
     lines = gzip.decompress(file.read_bytes())
-    spool = Spool(file.parent.parent / file.name.removesuffix(".jsonl.gz"), wait_s=0.0)
+    spool = Spool(file.parent.parent / file.name.removesuffix(ENDING), wait_s=0.0)
     try:
         if spool.size:
             return None
         spool.refill(lines)
+        try:
+            spool.save_state(REPLAY)
+        except OSError:
+            spool.refill(b"")  # all of it is in the compacted file still
+            raise
         file.unlink()
         return spool.folder
     finally:

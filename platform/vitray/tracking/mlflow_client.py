@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vitray.errors import StoreAwayError, TrackingError
+from vitray.files import is_full
 from vitray.masking import public
 from vitray.tracking.denial import denial
 
@@ -111,8 +113,13 @@ def prepare_store(tracking_uri: str, artifact_root: Path | None = None) -> None:
     _prepared.add(tracking_uri)
 
 
-_PHRASES = ("connection refused", "timed out", "name or service not known", "no route to host", "connection reset")
+_PHRASES = (
+    *("connection refused", "connection reset", "timed out", "no route to host", "network is unreachable"),
+    *("name or service not known", "temporary failure in name resolution"),
+)
+_BROKEN = ("Remote end closed connection", "IncompleteRead", "Response ended prematurely")
 _AWAY = re.compile(rf"{'|'.join(_PHRASES)}|the connection broke off|HTTP error (408|429|5\d\d)")
+_SQLITE_FULL = "database or disk is full"
 _HTTP_ERROR = re.compile(r"too many (\d+) error responses|failed with error code (\d+)|^(\d+) \w+ Error: ")
 
 
@@ -122,7 +129,7 @@ def brief(error: BaseException | str) -> str:
     for phrase in _PHRASES:
         if phrase in text.lower():
             return phrase
-    if "Remote end closed connection" in text:
+    if any(words in text for words in _BROKEN):
         return "the connection broke off"
     if found := _HTTP_ERROR.search(text):
         return f"HTTP error {next(filter(None, found.groups()))}"
@@ -144,12 +151,17 @@ def unreachable(tracking_uri: str, error: Exception) -> TrackingError:
 
 @contextlib.contextmanager
 def asking(tracking_uri: str) -> Iterator[None]:
-    """Turns every failure of MLflow inside the block into a :class:`TrackingError` that names the store."""
+    """Turns every failure of MLflow inside the block into a :class:`TrackingError` that names the store.
+
+    A full disk of this machine stays an OSError: there may be room by and by.
+    """
     try:
         yield
-    except (TrackingError, AssertionError, AttributeError, NameError, TypeError):
-        raise  # the last ones are faults of ours
     except Exception as error:
+        if full := _full_disk(tracking_uri, error):
+            raise full from error
+        if isinstance(error, (TrackingError, AssertionError, AttributeError, NameError, TypeError)):
+            raise  # the last ones are faults of ours
         if said := denial(tracking_uri, error):
             raise said from error
         code = getattr(error, "error_code", "")
@@ -158,3 +170,18 @@ def asking(tracking_uri: str) -> Iterator[None]:
             where = public(tracking_uri)
             raise TrackingError(f"MLflow refused: {what}", where=where, remedy="correct the request") from error
         raise unreachable(tracking_uri, error) from error
+
+
+def _full_disk(tracking_uri: str, error: BaseException) -> OSError | None:
+    """The full disk that is behind an error, if one is. What a server says of its own disk is not meant."""
+    behind: BaseException | None = error
+    seen: set[int] = set()  # each may be the other's cause
+    while behind is not None and id(behind) not in seen:
+        seen.add(id(behind))
+        if is_full(behind):
+            assert isinstance(behind, OSError)
+            return OSError(behind.errno, behind.strerror, behind.filename)
+        if _SQLITE_FULL in str(behind) and (database := sqlite_path(tracking_uri)):
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(database))
+        behind = behind.__cause__ or behind.__context__
+    return None

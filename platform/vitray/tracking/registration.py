@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vitray.errors import DataError, TrackingError
+from vitray.errors import DataError, StoreAwayError
 from vitray.masking import masked_values, public
 from vitray.tracking.aliases import move_alias
 from vitray.tracking.card_text import cut, filled
@@ -52,7 +52,7 @@ def register_model(
         about: of all versions, if the name is new; goes on after "trained with vitray".
 
     Raises:
-        TrackingError: the store does not answer, or does not have the run.
+        TrackingError: the store does not answer, or does not have the run (:class:`StoreAwayError`).
         DataError: the folder is not a package.
     """
     info = _read_info(package)
@@ -103,7 +103,7 @@ def _find_run(client: Any, tracking_uri: str, run: str) -> Any:
     experiments = [e.experiment_id for e in client.search_experiments()]
     found = client.search_runs(experiments, filter_string=f"tags.`{RUN_TAG}` = '{run}'", max_results=1)
     if not found:
-        raise TrackingError(
+        raise StoreAwayError(  # time mends it: what waits is being sent
             f"MLflow does not have the run {run!r} yet",
             where=public(tracking_uri),
             remedy="flush the tracker before registering, and check that the server is up",

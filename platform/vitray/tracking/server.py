@@ -160,10 +160,11 @@ class Server:
             self.find_run(run, experiment)
         return self._runs.get(run)
 
-    def ensure_run(self, run: str, start: Mapping[str, Any]) -> tuple[str, dict[str, int]]:
+    def ensure_run(self, run: str, start: Mapping[str, Any], *, known: bool = False) -> tuple[str, dict[str, int]]:
         """Find or create the run that a start record describes, and bring it up to date.
 
-        Returns its id and the highest step it has of every metric.
+        Returns its id and the highest step it has of every metric. ``known``: it was sent here before, and so it is
+        gone where it is not found (:class:`RunGoneError`), unless a person deleted it.
         """
         experiment = start["experiment"]
         tags = {RUN_TAG: run, "mlflow.user": _user(), "mlflow.source.name": "vitray", "mlflow.source.type": "LOCAL"}
@@ -173,6 +174,8 @@ class Server:
                 tags["mlflow.parentRunId"] = parent_id
         found = self.find_run(run, experiment)
         if found is None:
+            if known and not self.was_deleted(run, experiment):
+                raise RunGoneError(f"no run {run!r}")
             where = self.experiment_id(experiment)
             self._ask(
                 lambda client: client.create_run(
@@ -185,9 +188,9 @@ class Server:
         run_id: str = found.info.run_id
         if found.info.status in _TERMINAL and not start.get("late"):
             self._ask(lambda client: client.update_run(run_id, status="RUNNING"))
-        known = found.data.params
+        there = found.data.params
         self.log(
-            run_id, tags={**tags, **start["tags"]}, params=[p for p in start["params"].items() if p[0] not in known]
+            run_id, tags={**tags, **start["tags"]}, params=[p for p in start["params"].items() if p[0] not in there]
         )
         return run_id, {metric.key: metric.step for metric in found.data.to_proto().metrics}
 

@@ -19,6 +19,7 @@ that lost runs (a disk, an old backup) is given them again from there: ``vitray 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import gzip
 import hashlib
@@ -36,7 +37,8 @@ from typing import Any, NamedTuple
 from vitray.errors import TrackingError
 
 COPY_LIMIT_BYTES = 64 * 2**20
-FINISHED = "finished"  # the folder of compacted spools
+FINISHED, ENDING = "finished", ".jsonl.gz"  # the folder of compacted spools, and how their names end
+AGAIN = ".again"  # the end of a folder that a compacted spool is laid out in, to be sent again
 _GONE = ".gone-"
 _LOG, _STATE, _FILES = "log.jsonl", "state.json", "files"
 _SUFFIX = re.compile(rb',"crc":"([0-9a-f]{8})"\}$')
@@ -71,6 +73,11 @@ def folder_of(root: Path, run: str) -> Path:
     """Where a run's spool lies: a readable name, and enough of a hash to keep apart keys that read alike."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", run).strip("-.")[:60] or "run"
     return root / f"{readable}-{hashlib.sha256(run.encode()).hexdigest()[:10]}"
+
+
+def compacted_file(folder: Path) -> Path:
+    """Where the spool in ``folder`` is compacted to."""
+    return folder.parent / FINISHED / f"{folder.name}{ENDING}"
 
 
 class Spool:
@@ -150,7 +157,7 @@ class Spool:
             try:
                 written = os.pwrite(self._fd, line, self._size)
                 if written != len(line):
-                    raise OSError(28, "no space left for a whole record", str(self.folder / _LOG))
+                    raise OSError(errno.ENOSPC, "no space left for a whole record", str(self.folder / _LOG))
             except OSError:
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._fd, self._size)  # half a line would spoil the one after it
@@ -222,17 +229,20 @@ class Spool:
 
         A run that was compacted before (it was resumed) has its new lines added: gzip files may be joined.
         """
-        finished = self.folder.parent / FINISHED
-        finished.mkdir(exist_ok=True)
-        with (finished / f"{self.folder.name}.jsonl.gz").open("ab") as kept, os.fdopen(os.dup(self._fd), "rb") as file:
-            file.seek(0)
-            before = kept.tell()
-            try:
-                kept.write(gzip.compress(file.read(self._size), compresslevel=6, mtime=0))
-                kept.flush()
-            except OSError:
-                kept.truncate(before)  # half of it would spoil the rest
-                raise
+        kept = compacted_file(self.folder)
+        kept.parent.mkdir(exist_ok=True)
+        draft = kept.with_name(f".{kept.name}.draft")  # a kill or a full disk leaves the earlier file as it was
+        before = kept.read_bytes() if kept.exists() else b""
+        try:
+            with draft.open("wb") as whole, os.fdopen(os.dup(self._fd), "rb") as file:
+                file.seek(0)
+                whole.write(before + gzip.compress(file.read(self._size), compresslevel=6, mtime=0))
+                whole.flush()
+                os.fsync(whole.fileno())
+            draft.replace(kept)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
         self.remove()
 
     def remove(self) -> None:
@@ -246,14 +256,36 @@ class Spool:
         os.close(self._fd)
 
     def refill(self, lines: bytes) -> None:
-        """Lay the lines of an earlier spool into this one, which is empty."""
-        assert self._size == 0, "nothing may be lost"
-        os.pwrite(self._fd, lines, 0)
-        os.fdatasync(self._fd)
+        """Lay the lines of an earlier spool into this one, instead of what it holds.
+
+        Raises:
+            OSError: the disk is full or gone; the spool is empty then.
+        """
+        with self._lock:
+            (self.folder / _STATE).unlink(missing_ok=True)
+            try:
+                os.ftruncate(self._fd, 0)
+                done = 0
+                while done < len(lines):
+                    written = os.pwrite(self._fd, lines[done:], done)
+                    if not written:
+                        raise OSError(errno.ENOSPC, "no space left for all of a run", str(self.folder / _LOG))
+                    done += written
+                os.fdatasync(self._fd)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, 0)
+                raise
+            finally:
+                self._size, self._seq, self.damaged = self._scan()
+            os.ftruncate(self._fd, self._size)
 
 
 def leftovers(root: Path) -> list[Path]:
-    """Folders of spools under ``root`` in the order their runs started, parents before their children."""
+    """Folders of spools under ``root`` in the order their runs started, parents before their children.
+
+    Not those that are sent again: all of them is in their compacted files.
+    """
 
     def started(log: Path) -> tuple[int, bool, str]:
         with log.open("rb") as file:
@@ -264,6 +296,8 @@ def leftovers(root: Path) -> list[Path]:
     for gone in root.glob(f"{_GONE}*"):  # its process was killed while it deleted it
         shutil.rmtree(gone, ignore_errors=True)
     for log in root.glob(f"*/{_LOG}"):
+        if log.parent.name.endswith(AGAIN):
+            continue
         with contextlib.suppress(OSError):  # delivered and removed by its owner meanwhile
             found.append((started(log), log.parent))
     return [folder for _, folder in sorted(found)]

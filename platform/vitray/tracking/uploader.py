@@ -139,7 +139,7 @@ class Uploader:
 
     def _deliver_all(self) -> None:
         for delivery in self._snapshot():
-            if delivery.pending:
+            if delivery.pending and family(delivery.run) not in self._lost.names:  # their beginnings go first
                 delivery.deliver()
         for name in sorted(self._lost.names):
             self._bring_back(name)

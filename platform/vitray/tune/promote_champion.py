@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vitray.data.images import ShardedImages
-from vitray.errors import VitrayError
+from vitray.errors import StoreAwayError, VitrayError
 from vitray.inference.compare import compare
 from vitray.inference.score import Score, score_package
 from vitray.models.package import read_info
@@ -67,7 +67,11 @@ class ChampionComparison:
 
 def compare_with(champion: ModelVersion, score: Score, data: ShardedImages, tracking_uri: str) -> ChampionComparison:
     """Score the champion on the images of ``score``. A champion that cannot be had or scored is an obstacle, no error:
-    it must not keep a sweep from its end."""
+    it must not keep a sweep from its end.
+
+    Raises:
+        StoreAwayError: the store does not answer, and may by and by.
+    """
     alone = ChampionComparison(champion.name, champion.version, champion.created_ms, score.accuracy)
     try:
         package = download(champion.uri, tracking_uri=tracking_uri)
@@ -76,6 +80,8 @@ def compare_with(champion: ModelVersion, score: Score, data: ShardedImages, trac
             what = f"it knows other classes ({_few(info.classes)}) than these data have ({_few(data.classes)})"
             return replace(alone, obstacle=what)
         theirs = score_package(package, data, score.split)
+    except StoreAwayError:
+        raise  # it can be had by and by
     except VitrayError as error:
         return replace(alone, obstacle=f"{error.where}: {error.what}" if error.where else error.what)
     pair = compare(score, theirs)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -168,3 +170,23 @@ def test_only_an_alias_is_followed() -> None:
     assert versions.may_change("models:/signs@champion")
     assert not versions.may_change("models:/signs/1")
     assert not versions.may_change("./folder@home")
+
+
+def test_where_the_disk_is_full_the_old_version_goes_on(
+    followed: Any, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/cache/models")
+
+    async def scene(live: Live, app: App, said: list[str]) -> None:
+        models.promote(2)
+        with monkeypatch.context() as patch:
+            patch.setattr(versions, "read", full)
+            await live.look()
+        assert "No space left on device: '/cache/models'; signs/1 goes on answering" in said[0]
+        with monkeypatch.context() as patch:
+            patch.setattr(versions, "find", full)
+            await live.look()
+        assert await answered_by(app) == "signs/1"
+
+    followed(scene)

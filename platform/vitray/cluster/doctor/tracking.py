@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from vitray.cluster.doctor.finding import Finding, blocks, ok, refused, warning
 from vitray.cluster.doctor.packages import INSTALL
 from vitray.errors import VitrayError
+from vitray.files import is_full
 from vitray.home import Home
 from vitray.masking import public
 from vitray.tracking.mlflow_client import asking, connect, is_server, sqlite_path
@@ -51,6 +52,10 @@ def _store(home: Home, experiment: str | None) -> Finding:
             check_access(uri, experiment)
     except VitrayError as error:
         return refused("mlflow", error)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        return blocks("mlflow", f"{public(uri)}: {error.strerror}: {error.filename}", "make room there")
     except ImportError as error:  # what is missing is what a doctor is asked for
         return blocks("mlflow", f"cannot ask {public(uri)}: {error}", INSTALL)
     writing = f", and takes runs of {experiment!r}" if known else ""

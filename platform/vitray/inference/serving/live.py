@@ -102,7 +102,7 @@ class Live:
         assert self.current is not None
         try:
             found = await asyncio.to_thread(versions.find, self.model, self._tracking_uri)
-        except TrackingError as error:
+        except (TrackingError, OSError) as error:  # also a full disk
             self.metrics.registry_up.set(0)
             self._trouble(f"{_line(error)}; {self.current.version.label} goes on answering")
             return
@@ -119,7 +119,7 @@ class Live:
         begin = time.monotonic()
         try:
             new = await self._load(version)
-        except VitrayError as error:
+        except (VitrayError, OSError) as error:  # also a full disk
             self._failed = (version.key, time.monotonic())
             self.metrics.reloaded(done=False)
             self._trouble(f"cannot change to it: {_line(error)}; {old.version.label} goes on answering")
@@ -158,6 +158,6 @@ class Live:
                 await task
 
 
-def _line(error: VitrayError) -> str:
+def _line(error: VitrayError | OSError) -> str:
     """Without secrets: whoever asks /readyz gets to see it."""
     return masked(str(error)).replace("\n  ->", ";")
