@@ -52,7 +52,7 @@ def status(output: str) -> None:
 )
 @output_option
 def sync(here: bool, again: tuple[str, ...], output: str) -> None:
-    """Bring to MLflow now all that waits; what it has is not sent twice. Exit code 1 if it takes not all of it."""
+    """Bring to MLflow now all that waits; what it has it does not take twice. Exit code 1 if it takes not all of it."""
     from vitray.tracking.waiting import sync as sync_now
 
     home = Home.find()

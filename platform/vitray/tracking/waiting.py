@@ -87,7 +87,7 @@ def sync(
     Args:
         here: also what was taken for another store.
         again: runs that were delivered before, and that the server has lost since; an empty list means all of them.
-            What it still has is not sent twice.
+            What it still has it does not take twice.
 
     Raises:
         ConfigError: ``again`` names a run that is not kept.
