@@ -212,15 +212,14 @@ def test_no_more_units_are_begun_than_the_rank_may_wait_for(
 
     Meanwhile Ray Data's scheduling loop waits, rather than going round thousands of times a second in this process.
     """
-    begun: dict[int, int] = {}
-    rounds = 0
+    begun = rounds = 0
     honest = Lookahead.allows
 
-    def counted(self: Lookahead, pipeline: int, operator: Any, *, more: bool) -> bool:
-        nonlocal rounds
+    def counted(self: Lookahead, operator: Any, *, new: int, more: bool) -> bool:
+        nonlocal begun, rounds
         rounds += 1
-        begun[pipeline] = operator.metrics.num_tasks_submitted
-        return honest(self, pipeline, operator, more=more)
+        begun += new
+        return honest(self, operator, new=new, more=more)
 
     monkeypatch.setattr(Lookahead, "allows", counted)
     fetch = StreamOptions(executor="ray", cache="none", task_cpus=0.5, workers=2, prefetch=1)
@@ -230,7 +229,7 @@ def test_no_more_units_are_begun_than_the_rank_may_wait_for(
     for _ in range(30):
         last = next(stream)
     made = 0
-    while made != (made := sum(begun.values())):
+    while made != (made := begun):
         rounds = 0
         time.sleep(2)
     assert rounds <= 2 * 2 / 0.05
